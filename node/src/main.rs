@@ -1,0 +1,2 @@
+//! The faasnet binary.
+fn main() {}
