@@ -2,11 +2,31 @@
 //!
 //! This crate knows nothing of images, blocks or registries: a function is a name to it.
 //!
-//! Pure modules (no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`].
+//! Deciding (pure: no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`], [`view`],
+//! [`rendezvous`], [`greeter`], [`suspicion`], [`wire`].
+//! Doing: [`membership`] with `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`]
+//! and the [`link`] that a network must offer.
 
+pub mod clock;
+pub mod codec;
+mod control;
+mod envelope;
+mod gossip;
+pub mod greeter;
 pub mod id;
+pub mod link;
+pub mod membership;
+mod probe;
+pub mod rendezvous;
+mod seeds;
 pub mod stamp;
+pub mod suspicion;
+mod transport;
 pub mod tree;
+pub mod view;
+pub mod wire;
 
 pub use id::{FunctionId, NodeId, Zone};
+pub use membership::Membership;
 pub use stamp::Stamp;
+pub use view::View;

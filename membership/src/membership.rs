@@ -1,0 +1,543 @@
+//! Membership as the rest of the node sees it: the view, joining a function, and leaving.
+//!
+//! Owns the running parts (gossip, probes, seeds, the control protocol) and the state they share. Chitchat stays
+//! behind [`crate::gossip`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::clock::WallClock;
+use crate::control::{self, ask};
+use crate::gossip::Gossip;
+use crate::greeter::{Greeter, Joiner, Lineage};
+use crate::id::{FunctionId, NodeId, Zone};
+use crate::link::{Incoming, Link, LinkError, Peer};
+use crate::probe;
+use crate::rendezvous;
+use crate::seeds;
+use crate::stamp::Stamp;
+use crate::suspicion::{self, Suspicion};
+use crate::tree::Tree;
+use crate::view::{Participation, ParticipationState, View};
+use crate::wire::{Contact, Joined, PROTOCOL_VERSION, Refusal, Reply, Request};
+
+/// How long the first greeter may take before the second is asked as well.
+const GREETER_HEDGE: Duration = Duration::from_millis(150);
+
+/// How long a greeter may take in all.
+const GREETER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a node that starts waits for gossip with a seed before it goes on alone.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many members are told at once that this node leaves; gossip tells the rest.
+const LEAVE_TOLD: usize = 64;
+
+/// How long telling them may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Who this node is, and how it gossips.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name.
+    pub node: NodeId,
+    /// Greater than that of any earlier start of the same name.
+    pub incarnation: u64,
+    /// Where it stands.
+    pub zone: Zone,
+    /// The cluster's name; messages from another are refused.
+    pub cluster: String,
+    /// Where others reach it.
+    pub addr: SocketAddr,
+    /// Members to find the cluster by, each `HOST:PORT`.
+    pub seeds: Vec<String>,
+    /// The release that it runs, for people to see.
+    pub version: String,
+    /// Time between gossip rounds. Shorter spreads news and finds deaths sooner, for CPU in proportion: a round costs
+    /// about 11 us per member.
+    pub gossip_interval: Duration,
+    /// The times that suspicion goes by.
+    pub suspicion: suspicion::Config,
+    /// Where wall time comes from.
+    pub clock: WallClock,
+}
+
+/// Time between gossip rounds unless configured.
+pub const DEFAULT_GOSSIP_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Why a node could not become a member. It has published nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A seed said no.
+    #[error("seed {seed} refuses this node: {refusal}")]
+    Refused {
+        /// The seed.
+        seed: SocketAddr,
+        /// Its reason.
+        refusal: Refusal,
+    },
+    /// Neither of two trusts the other.
+    #[error(
+        "{0}; nodes of one cluster need the same secret (FAASNET_CLUSTER_SECRET) and the same --cluster name"
+    )]
+    Untrusted(LinkError),
+    /// Gossip did not start.
+    #[error("gossip did not start: {0}")]
+    Gossip(String),
+}
+
+/// A running member. Cheap to clone; all clones are the same member.
+#[derive(Clone)]
+pub struct Membership {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    link: Arc<dyn Link>,
+    gossip: Gossip,
+    greeter: Mutex<Greeter>,
+    suspicion: Mutex<Suspicion>,
+    /// Members that told us that they leave, before gossip does: node and incarnation.
+    leaving: Mutex<BTreeMap<NodeId, u64>>,
+    view: watch::Sender<Arc<View>>,
+    expelled: watch::Sender<Option<String>>,
+    refresh: Notify,
+    stop: CancellationToken,
+}
+
+impl Membership {
+    /// Starts gossiping over `link` and introduces this node to its seeds. Seeds that are down are tried again in the
+    /// background; one that refuses this node ends the start.
+    pub async fn start(
+        config: Config,
+        link: Arc<dyn Link>,
+        gossip_in: Incoming,
+        control_in: Incoming,
+    ) -> Result<Self, StartError> {
+        let gossip = Gossip::start(&config, link.clone(), gossip_in)
+            .await
+            .map_err(|error| StartError::Gossip(format!("{error:#}")))?;
+        let suspicion = Suspicion::new(config.suspicion);
+        let view = watch::Sender::new(Arc::new(View::new(config.node.clone(), [])));
+        let membership = Self {
+            inner: Arc::new(Inner {
+                config,
+                link,
+                gossip,
+                greeter: Mutex::default(),
+                suspicion: Mutex::new(suspicion),
+                leaving: Mutex::default(),
+                view,
+                expelled: watch::Sender::new(None),
+                refresh: Notify::new(),
+                stop: CancellationToken::new(),
+            }),
+        };
+        membership.observe().await;
+        membership.spawn(control::serve(membership.clone(), control_in));
+        let welcomed = match seeds::introduce(&membership).await {
+            Ok(welcomed) => welcomed,
+            Err(error) => {
+                membership.stop();
+                return Err(error);
+            }
+        };
+        membership.spawn(seeds::keep_in_touch(membership.clone(), welcomed));
+        membership.spawn(membership.clone().keep_observing());
+        Ok(membership)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.inner.stop.clone().run_until_cancelled_owned(task));
+    }
+
+    /// Who this node is.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn link(&self) -> &dyn Link {
+        self.inner.link.as_ref()
+    }
+
+    /// The live members, kept up to date.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.inner.view.subscribe()
+    }
+
+    fn current(&self) -> Arc<View> {
+        self.inner.view.borrow().clone()
+    }
+
+    /// Waits until this node has gossiped with a seed, so that it knows greeters and is no false root. Gives up after
+    /// a bounded moment, and says so: `false` means that it goes on alone.
+    pub async fn settle(&self) -> bool {
+        if self.config().seeds.iter().all(|seed| *seed == self.config().addr.to_string()) {
+            return true;
+        }
+        let mut view = self.view();
+        let met = timeout(SETTLE_LIMIT, view.wait_for(|view| view.members().len() > 1)).await.is_ok();
+        if !met {
+            warn!(
+                "no seed has answered within {} s; going on alone and trying again",
+                SETTLE_LIMIT.as_secs()
+            );
+        }
+        met
+    }
+
+    /// Resolves when the cluster will not have this node any longer, with the reason.
+    pub async fn expelled(&self) -> String {
+        let mut expelled = self.inner.expelled.subscribe();
+        let reason = expelled.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        reason.ok().flatten().unwrap_or_else(|| "membership has stopped".to_owned())
+    }
+
+    pub(crate) fn expel(&self, reason: String) {
+        self.inner.expelled.send_if_modified(|expelled| {
+            let first = expelled.is_none();
+            expelled.get_or_insert(reason);
+            first
+        });
+    }
+
+    pub(crate) fn gossip_with(&self, addr: SocketAddr) {
+        self.inner.gossip.with(addr);
+    }
+
+    // Functions.
+
+    /// Joins a function: asks its greeter for a stamp (unless one is kept from earlier) and takes note of the
+    /// ancestors. Does without the nodes in `avoid`. Never fails: with no greeter to ask, this node greets itself.
+    pub async fn join(&self, function: FunctionId, stamp: Option<Stamp>, avoid: &[NodeId]) -> Stamp {
+        let config = self.config();
+        let joiner = Joiner {
+            node: config.node.clone(),
+            addr: config.addr,
+            zone: config.zone.clone(),
+            stamp,
+            avoid: avoid.to_vec(),
+        };
+        let greeters = self.greeters(&function);
+        let joined = match greeters.as_slice() {
+            [] => self.greet(function, &joiner),
+            [only] => self.ask_greeter(only, function, &joiner).await.unwrap_or_else(|| {
+                debug!(%function, "the greeter did not answer; greeting itself");
+                self.greet(function, &joiner)
+            }),
+            [first, second, ..] => self.ask_two(first, second, function, &joiner).await,
+        };
+        let mut greeter = self.inner.greeter.lock();
+        let now = config.clock.now_ms();
+        let me = Contact {
+            node: config.node.clone(),
+            addr: config.addr,
+            zone: config.zone.clone(),
+            stamp: joined.stamp,
+            state: ParticipationState::Provisioning,
+        };
+        for contact in joined.ancestors.into_iter().chain(joined.ready).chain([me]) {
+            greeter.remember(function, contact, now);
+        }
+        joined.stamp
+    }
+
+    /// The first two members, by rendezvous, that can be asked. A node with this function's name in hand that has
+    /// just started may be one of them itself.
+    fn greeters(&self, function: &FunctionId) -> Vec<Peer> {
+        let view = self.current();
+        let alive: Vec<_> = view.alive().collect();
+        let order = rendezvous::order(function.as_bytes(), alive.iter().map(|member| &member.node));
+        let peers = order.into_iter().take(2).filter_map(|node| view.get(node));
+        peers.map(|member| Peer::node(member.node.clone(), member.addr)).collect()
+    }
+
+    async fn ask_two(&self, first: &Peer, second: &Peer, function: FunctionId, joiner: &Joiner) -> Joined {
+        let one = self.ask_greeter(first, function, joiner);
+        tokio::pin!(one);
+        if let Ok(Some(joined)) = timeout(GREETER_HEDGE, &mut one).await {
+            return joined;
+        }
+        let other = self.ask_greeter(second, function, joiner);
+        tokio::pin!(other);
+        let joined = tokio::select! {
+            Some(joined) = &mut one => Some(joined),
+            Some(joined) = &mut other => Some(joined),
+            else => None,
+        };
+        joined.unwrap_or_else(|| {
+            debug!(%function, "neither greeter answered; greeting itself");
+            self.greet(function, joiner)
+        })
+    }
+
+    async fn ask_greeter(&self, greeter: &Peer, function: FunctionId, joiner: &Joiner) -> Option<Joined> {
+        if greeter.id.as_ref() == Some(&self.config().node) {
+            return Some(self.greet(function, joiner));
+        }
+        let request = Request::Join {
+            function,
+            addr: joiner.addr,
+            zone: joiner.zone.clone(),
+            stamp: joiner.stamp,
+            avoid: joiner.avoid.clone(),
+        };
+        match ask(self.link(), greeter, &request, GREETER_TIMEOUT).await {
+            Ok(Reply::Joined(joined)) => Some(joined),
+            Ok(other) => {
+                debug!(%greeter, ?other, "a greeter gave an answer that is none");
+                None
+            }
+            Err(error) => {
+                debug!(%error, "a greeter did not answer");
+                if let Some(node) = &greeter.id {
+                    self.suspect(node);
+                }
+                None
+            }
+        }
+    }
+
+    fn greet(&self, function: FunctionId, joiner: &Joiner) -> Joined {
+        let config = self.config();
+        let view = self.current();
+        let joined = self.inner.greeter.lock().greet(function, joiner, &view, config.clock.now_ms());
+        let other = self
+            .greeters(&function)
+            .into_iter()
+            .find(|peer| peer.id.as_ref().is_some_and(|id| *id != config.node && *id != joiner.node));
+        if let Some(other) = other {
+            let contact = Contact {
+                node: joiner.node.clone(),
+                addr: joiner.addr,
+                zone: joiner.zone.clone(),
+                stamp: joined.stamp,
+                state: ParticipationState::Provisioning,
+            };
+            let membership = self.clone();
+            self.spawn(async move {
+                let told = Request::Greeted { function, contact };
+                if let Err(error) = ask(membership.link(), &other, &told, GREETER_TIMEOUT).await {
+                    debug!(%error, "the other greeter was not told of a greeting");
+                }
+            });
+        }
+        joined
+    }
+
+    /// Publishes this node's participation in a function.
+    pub async fn publish(&self, function: FunctionId, participation: Participation) {
+        self.inner.gossip.publish(function, participation).await;
+        self.observe().await;
+    }
+
+    /// Leaves a function's tree.
+    pub async fn withdraw(&self, function: FunctionId) {
+        self.inner.greeter.lock().forget(function, &self.config().node);
+        self.inner.gossip.withdraw(function).await;
+        self.observe().await;
+    }
+
+    /// Everybody known to take part in a function, most senior first.
+    pub fn participants(&self, function: &FunctionId) -> Vec<Contact> {
+        self.inner.greeter.lock().participants(function, &self.current())
+    }
+
+    /// The function's tree, as far as this node knows.
+    pub fn tree(&self, function: &FunctionId) -> Tree {
+        self.inner.greeter.lock().tree(function, &self.current())
+    }
+
+    /// From whom this node can fetch a function, doing without those in `avoid`.
+    pub fn lineage(&self, function: &FunctionId, avoid: &[NodeId]) -> Lineage {
+        self.inner.greeter.lock().lineage(function, &self.config().node, &self.current(), avoid)
+    }
+
+    // Suspicion.
+
+    /// A connection to `node` broke, or it did not answer: have it probed now.
+    pub fn suspect(&self, node: &NodeId) {
+        let action = self.inner.suspicion.lock().suspect(self.config().clock.uptime(), node);
+        if let Some(action) = action {
+            debug!(%node, "suspected: a connection to it broke");
+            self.act(action);
+            self.inner.refresh.notify_one();
+        }
+    }
+
+    fn act(&self, action: suspicion::Action) {
+        let membership = self.clone();
+        self.spawn(async move {
+            probe::carry_out(&membership, action).await;
+            membership.inner.refresh.notify_one();
+        });
+    }
+
+    pub(crate) fn with_suspicion<T>(&self, change: impl FnOnce(&mut Suspicion, Duration) -> T) -> T {
+        change(&mut self.inner.suspicion.lock(), self.config().clock.uptime())
+    }
+
+    /// A member's address and incarnation as gossip has them, whatever its verdict.
+    pub(crate) async fn known(&self, node: &NodeId) -> Option<(SocketAddr, u64)> {
+        self.inner.gossip.known(node).await
+    }
+
+    /// Members that can be asked to probe others, in an order of their own for each `node`.
+    pub(crate) fn helpers(&self, node: &NodeId) -> Vec<Peer> {
+        let view = self.current();
+        let others: Vec<_> =
+            view.alive().filter(|member| member.node != *node && member.node != *view.me()).collect();
+        let name = format!("{}>{node}", view.me());
+        let order = rendezvous::order(name.as_bytes(), others.iter().map(|member| &member.node));
+        let chosen =
+            order.into_iter().take(self.config().suspicion.helpers).filter_map(|node| view.get(node));
+        chosen.map(|member| Peer::node(member.node.clone(), member.addr)).collect()
+    }
+
+    // The view.
+
+    async fn keep_observing(self) {
+        loop {
+            tokio::select! {
+                () = sleep(self.config().gossip_interval / 2) => {}
+                () = self.inner.refresh.notified() => {}
+            }
+            self.observe().await;
+        }
+    }
+
+    /// Brings the view up to date with gossip and suspicion.
+    async fn observe(&self) {
+        let sightings = self.inner.gossip.sightings().await;
+        let actions = self.with_suspicion(|suspicion, now| suspicion.observe(now, &sightings));
+        for action in actions {
+            self.act(action);
+        }
+        let verdict = |node: &NodeId| self.inner.suspicion.lock().verdict(node);
+        let leaving = self.inner.leaving.lock().clone();
+        let members = self.inner.gossip.members(verdict, &leaving).await;
+        if let Some(double) = self.inner.gossip.newer_self().await {
+            self.expel(format!(
+                "another live node at {double} runs under this node's id {}; give one of them another id, or remove the copied node-id file from its data directory",
+                self.config().node
+            ));
+        }
+        let new = View::new(self.config().node.clone(), members);
+        self.inner.view.send_if_modified(|view| {
+            if **view == new {
+                return false;
+            }
+            tell(view, &new);
+            *view = Arc::new(new);
+            true
+        });
+    }
+
+    // Requests of others.
+
+    pub(crate) async fn reply(&self, from: &NodeId, from_addr: SocketAddr, request: Request) -> Reply {
+        match request {
+            Request::Hello { protocol, incarnation, addr } => {
+                self.admit(from, protocol, incarnation, addr).await
+            }
+            Request::Probe => Reply::Alive { incarnation: self.config().incarnation },
+            Request::ProbeFor { node, addr } => {
+                let limit = self.config().suspicion.direct_timeout;
+                probe::direct(self, &Peer::node(node, addr), limit)
+                    .await
+                    .map_or(Reply::NotReached, |incarnation| Reply::Alive { incarnation })
+            }
+            Request::Leave { incarnation } => {
+                self.inner.leaving.lock().insert(from.clone(), incarnation);
+                self.observe().await;
+                Reply::Noted
+            }
+            Request::Join { function, addr, zone, stamp, avoid } => {
+                for node in &avoid {
+                    self.suspect(node);
+                }
+                let addr = if addr.ip().is_unspecified() { from_addr } else { addr };
+                Reply::Joined(self.greet(function, &Joiner { node: from.clone(), addr, zone, stamp, avoid }))
+            }
+            Request::Greeted { function, contact } => {
+                self.inner.greeter.lock().remember(function, contact, self.config().clock.now_ms());
+                Reply::Noted
+            }
+        }
+    }
+
+    /// Lets a node in unless its id is in use: a restart is told from a second node by asking the one we know.
+    async fn admit(&self, node: &NodeId, protocol: u16, incarnation: u64, addr: SocketAddr) -> Reply {
+        let config = self.config();
+        if protocol != PROTOCOL_VERSION {
+            return Reply::Refused(Refusal::Protocol { ours: PROTOCOL_VERSION, theirs: protocol });
+        }
+        let duplicate = |holder| Reply::Refused(Refusal::DuplicateId { id: node.clone(), holder });
+        if *node == config.node {
+            return if incarnation == config.incarnation { Reply::Welcome } else { duplicate(config.addr) };
+        }
+        let Some((known_addr, known)) = self.known(node).await else { return Reply::Welcome };
+        if known == incarnation || known_addr == addr {
+            return Reply::Welcome;
+        }
+        let peer = Peer::node(node.clone(), known_addr);
+        match probe::direct(self, &peer, config.suspicion.direct_timeout).await {
+            Some(alive) if alive != incarnation => duplicate(known_addr),
+            _ => Reply::Welcome,
+        }
+    }
+
+    // Leaving.
+
+    /// Tells everybody that this node leaves. It still answers, so that those it serves can move on first.
+    pub async fn announce_leave(&self) {
+        self.inner.gossip.announce_leave().await;
+        let view = self.current();
+        let others = view.members().filter(|member| member.node != *view.me()).take(LEAVE_TOLD);
+        let request = Request::Leave { incarnation: self.config().incarnation };
+        let told = others.map(|member| {
+            let peer = Peer::node(member.node.clone(), member.addr);
+            let request = &request;
+            async move { ask(self.link(), &peer, request, LEAVE_TIMEOUT).await.is_ok() }
+        });
+        let told = join_all(told).await.into_iter().filter(|told| *told).count();
+        info!(told, "leaving the cluster");
+    }
+
+    /// Stops gossip and all background work. Announces nothing.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.gossip.stop();
+    }
+}
+
+/// Says in the log who came and went.
+fn tell(old: &View, new: &View) {
+    for member in new.members() {
+        match old.get(&member.node) {
+            None if member.node != *new.me() => {
+                info!(node = %member.node, addr = %member.addr, zone = %member.zone, "member joined");
+            }
+            Some(before) if before.incarnation != member.incarnation => {
+                info!(node = %member.node, addr = %member.addr, "member restarted");
+            }
+            Some(before) if before.state != member.state => {
+                debug!(node = %member.node, state = ?member.state, "member changed");
+            }
+            _ => {}
+        }
+    }
+    for member in old.members().filter(|member| new.get(&member.node).is_none()) {
+        info!(node = %member.node, was = ?member.state, "member is gone");
+    }
+}
