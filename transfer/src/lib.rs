@@ -1,1 +1,5 @@
 //! How blocks move, are verified and kept.
+
+pub mod digest;
+pub mod manifest;
+pub mod reference;
