@@ -192,7 +192,7 @@ mod tests {
         for bad in ["", ":", "sha256:", "x y:00", &EMPTY.to_uppercase(), &EMPTY[..70], &EMPTY[7..]] {
             assert_eq!(bad.parse::<Digest>(), Err(DigestError::Malformed(bad.into())), "{bad}");
         }
-        let upper = EMPTY.replace('e', "E").replace("sha256", "sha256");
+        let upper = EMPTY.replace('e', "E");
         assert!(upper.parse::<Digest>().is_err());
         let huge = "ä".repeat(1_000_000);
         assert!(huge.parse::<Digest>().unwrap_err().to_string().len() < 300);

@@ -1,0 +1,1 @@
+//! Archives and registries of real tools.
