@@ -1,1 +1,3 @@
 //! One running machine.
+
+pub mod demo;

@@ -16,9 +16,9 @@ use transfer::manifest::{MAX_MANIFEST_BYTES, OCI_MANIFEST};
 use transfer::origin::retry::RetryPolicy;
 use transfer::origin::{BlobStream, MAX_CHUNK_BYTES, OriginError, RegistryConfig, RegistryOrigin};
 
-/// Bytes that differ from each of their shifts.
+/// Bytes that do not repeat, so that one range cannot pass for another.
 pub(crate) fn pattern(len: usize) -> Bytes {
-    (0..len).map(|at| (at.wrapping_mul(at) >> 3) as u8 ^ at as u8).collect::<Vec<u8>>().into()
+    (0..len as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<u8>>().into()
 }
 
 /// An image's manifest: its configuration is `config`, its layers are `layers`.
