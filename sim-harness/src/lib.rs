@@ -1,1 +1,3 @@
 //! Many nodes on one machine.
+
+pub mod lab;

@@ -1,0 +1,36 @@
+//! The lab: real `faasnet` processes on one machine, each in a network namespace of its own, before a real registry.
+//!
+//! Owns what an end-to-end test or a benchmark stands on, from the wires up:
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`netns`] | hosts on a switch: namespaces, rates, cuts; cleaned up whatever happens |
+//! | [`registry`] | Debian's `docker-registry` on a host, and what its access log says it sent |
+//! | [`image`] | images as OCI layouts: one from real Debian packages, and synthetic ones of any size |
+//! | [`process`] | bounded commands and bounded waiting |
+//!
+//! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd` in the path. It contains no
+//! code of the nodes: what it knows about them is their command line and their JSON.
+
+pub mod image;
+pub mod netns;
+pub mod process;
+pub mod registry;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+/// The directory that cargo builds into, found from the executable that runs, so that it is right for every
+/// `CARGO_TARGET_DIR` and `--target`.
+///
+/// # Errors
+/// When the running executable does not stand in a directory that cargo built into.
+pub fn target_dir() -> Result<PathBuf> {
+    let executable = std::env::current_exe().context("cannot tell where this executable is")?;
+    // Cargo marks the top of the directory with this file, for tools that make backups.
+    executable
+        .ancestors()
+        .find(|directory| directory.join("CACHEDIR.TAG").is_file())
+        .map(PathBuf::from)
+        .with_context(|| format!("{} was not built by cargo: no CACHEDIR.TAG above it", executable.display()))
+}
