@@ -7,6 +7,8 @@
 //! | [`netns`] | hosts on a switch: namespaces, rates, cuts; cleaned up whatever happens |
 //! | [`registry`] | Debian's `docker-registry` on a host, and what its access log says it sent |
 //! | [`image`] | images as OCI layouts: one from real Debian packages, and synthetic ones of any size |
+//! | [`node`] | one `faasnet` process: starting, asking, stopping, freezing, killing it |
+//! | [`stage`] | all of these together, as a test wants them |
 //! | [`process`] | bounded commands and bounded waiting |
 //!
 //! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd` in the path. It contains no
@@ -14,8 +16,11 @@
 
 pub mod image;
 pub mod netns;
+pub mod node;
 pub mod process;
 pub mod registry;
+pub mod stage;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};

@@ -1,0 +1,465 @@
+//! One `faasnet` process on a host of the lab, and the questions that one can ask it.
+//!
+//! [`NodeProcess`] owns the process, its data directory and its log. [`Client`] asks the node through the same command line
+//! that users have, run on the node's own host. What the node prints as JSON is read here, and nowhere else.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::Signal;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::image::{Image, blob_path, digest_of};
+use super::netns::Host;
+use super::process::{COMMAND_LIMIT, output_within, run, signal, tail, wait_until};
+
+/// The one UDP port of a node. Each node has its host to itself, so all have the same.
+const PORT: u16 = 7400;
+/// The port of a node's API and mirror, on its loopback.
+const HTTP_PORT: u16 = 7401;
+
+/// How long a node may take to be ready. It waits for its seeds for a moment; all of them start at once, on few cores.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// How much of a node's log goes into the report of a failed test.
+const TAIL_LINES: usize = 15;
+
+/// The binary under test: `FAASNET_BIN`, or else the release build in cargo's target directory.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary() -> Result<PathBuf> {
+    let path = match std::env::var_os("FAASNET_BIN") {
+        Some(path) => path.into(),
+        None => super::target_dir()?.join("release/faasnet"),
+    };
+    path.canonicalize().with_context(|| {
+        format!("no binary at {}: run `cargo build --release` first, or set FAASNET_BIN", path.display())
+    })
+}
+
+/// A new cluster secret.
+///
+/// # Errors
+/// When the binary is missing or fails.
+pub fn new_secret() -> Result<String> {
+    Ok(run(Command::new(binary()?).arg("secret"))?.trim().to_owned())
+}
+
+/// How a node is to be started.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Its name in the cluster.
+    pub id: String,
+    /// Where it finds the others.
+    pub seeds: Vec<SocketAddr>,
+    /// The registry it gets images from, such as `10.77.0.1:5000`; also the one meant by references without a registry.
+    pub origin: String,
+    /// The cluster's secret.
+    pub secret: String,
+}
+
+/// Where a node is reached that runs on the host with this address.
+pub fn endpoint(host: Ipv4Addr) -> SocketAddr {
+    SocketAddr::from((host, PORT))
+}
+
+/// A node, running or not, with its data directory and log. Dropped in a panic, it prints the end of its log.
+#[derive(Debug)]
+pub struct NodeProcess {
+    plan: NodePlan,
+    client: Client,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+impl NodeProcess {
+    /// Starts a node on a host, with its files in `directory`. It is not ready yet, see [`NodeProcess::wait_ready`].
+    ///
+    /// # Errors
+    /// When the binary is missing.
+    pub fn start(host: &Host, plan: NodePlan, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        let client = Client { node: plan.id.clone(), host: host.clone(), binary: binary()? };
+        let mut node = Self { plan, client, directory: directory.to_owned(), process: None };
+        node.restart()?;
+        Ok(node)
+    }
+
+    /// Starts it again after it has ended, with the data that it had.
+    ///
+    /// # Errors
+    /// When it runs, or cannot be started.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.ended()?.is_some() || self.process.is_none(), "{} runs already", self.id());
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let host = &self.client.host;
+        let mut command = host.command(&self.client.binary);
+        command.arg("node").args(["--id", self.id(), "--log", "info"]);
+        command.args([
+            "--listen",
+            &format!("0.0.0.0:{PORT}"),
+            "--advertise",
+            &endpoint(host.address()).to_string(),
+        ]);
+        command.args(["--http", &format!("127.0.0.1:{HTTP_PORT}")]).arg("--data").arg(self.data());
+        for seed in &self.plan.seeds {
+            command.args(["--seed", &seed.to_string()]);
+        }
+        command.args(["--origin", &format!("http://{}", self.plan.origin)]);
+        command.args(["--default-origin", &self.plan.origin]);
+        command.env("FAASNET_CLUSTER_SECRET", &self.plan.secret);
+        command.stdout(log.try_clone()?).stderr(log);
+        self.process = Some(command.spawn().with_context(|| format!("cannot start {}", self.id()))?);
+        Ok(())
+    }
+
+    /// Its name in the cluster.
+    pub fn id(&self) -> &str {
+        &self.plan.id
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.client.host
+    }
+
+    /// The way to ask it.
+    pub fn ask(&self) -> &Client {
+        &self.client
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// When it ends instead, or takes too long; the error has the end of its log.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let server = SocketAddr::from(([127, 0, 0, 1], HTTP_PORT));
+        wait_until(&format!("{} to be ready", self.plan.id), READY_LIMIT, || {
+            if let Some(status) = self.ended()? {
+                return Err(anyhow!("it ended with {status}"));
+            }
+            Ok(self.host().http_get(server, "/readyz").ok().filter(|reply| reply.status == 200).map(drop))
+        })
+        .with_context(|| format!("the log of {} ends:\n{}", self.id(), self.log_tail()))
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.process.as_mut().map(Child::try_wait).transpose()?.flatten())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn wait_ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait_until(&format!("{} to end", self.plan.id), limit, || self.ended())
+    }
+
+    /// Kills it (SIGKILL): nothing of it gets to say goodbye. It is gone when this returns.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(process) = &mut self.process {
+            process
+                .kill()
+                .and_then(|()| process.wait())
+                .with_context(|| format!("cannot kill {}", self.plan.id))?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to leave (SIGTERM), without waiting for that.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn terminate(&self) -> Result<()> {
+        signal(self.pid()?, Signal::TERM)
+    }
+
+    /// Freezes it (SIGSTOP): its connections stay open, and nothing moves.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn freeze(&self) -> Result<()> {
+        signal(self.pid()?, Signal::STOP)
+    }
+
+    /// Lets it go on after [`NodeProcess::freeze`].
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn thaw(&self) -> Result<()> {
+        signal(self.pid()?, Signal::CONT)
+    }
+
+    /// The most memory that it has had at once since it was started, in bytes (the kernel's `VmHWM`).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid()?);
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes: Option<u64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+        Ok(1024 * kibibytes.with_context(|| format!("no VmHWM in {path}; has {} ended?", self.id()))?)
+    }
+
+    /// Reads every blob of an image from the disk of this node and compares it with its digest.
+    ///
+    /// # Errors
+    /// When one is missing or differs.
+    pub fn verify_store(&self, image: &Image) -> Result<()> {
+        for blob in &image.blobs {
+            let path = blob_path(&self.data(), &blob.digest);
+            let digest = digest_of(&path).with_context(|| format!("{} lacks a blob", self.id()))?;
+            ensure!(digest == blob.digest, "{} is wrong: it has the digest {digest}", path.display());
+        }
+        Ok(())
+    }
+
+    /// All that it has logged.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log_text(&self) -> Result<String> {
+        let log = fs::read(self.log()).with_context(|| format!("no log of {}", self.id()))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
+    fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().with_context(|| format!("{} does not run", self.id()))?.id())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    fn log_tail(&self) -> String {
+        tail(&self.log(), TAIL_LINES)
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- the log of {} ends:\n{}", self.id(), self.log_tail());
+        }
+        // The guard of the network is there for what fails here.
+        let _ = self.kill();
+    }
+}
+
+/// Asks a node through the command line, on its own host.
+#[derive(Debug, Clone)]
+pub struct Client {
+    node: String,
+    host: Host,
+    binary: PathBuf,
+}
+
+impl Client {
+    /// The node's own account of itself.
+    ///
+    /// # Errors
+    /// As for all questions: when the node does not answer, or not as agreed.
+    pub fn status(&self) -> Result<Status> {
+        self.json(["status"], COMMAND_LIMIT)
+    }
+
+    /// Whom it knows, itself included.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub fn members(&self) -> Result<Vec<Member>> {
+        self.json(["members"], COMMAND_LIMIT)
+    }
+
+    /// What it provisions and holds.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub fn functions(&self) -> Result<Vec<Function>> {
+        self.json(["functions"], COMMAND_LIMIT)
+    }
+
+    /// One function that it provisions or holds; `None` when it has not begun.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub fn function(&self, reference: &str) -> Result<Option<Function>> {
+        Ok(self.functions()?.into_iter().find(|function| function.reference == reference))
+    }
+
+    /// The function tree as this node derives it.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub fn tree(&self, reference: &str) -> Result<Vec<Place>> {
+        self.json(["tree", reference], COMMAND_LIMIT)
+    }
+
+    /// Begins to provision an image.
+    pub fn pull(&self, reference: &str, limit: Duration) -> Pulling {
+        let (client, reference) = (self.clone(), reference.to_owned());
+        Pulling(thread::spawn(move || client.json(["pull", &reference], limit)))
+    }
+
+    /// Copies an image out of the node's mirror, the way a container runtime reads it, into a new layout.
+    ///
+    /// # Errors
+    /// When `skopeo` is not content with what it gets.
+    pub fn copy_out(&self, name: &str, layout: &Path) -> Result<Image> {
+        let source = format!("docker://127.0.0.1:{HTTP_PORT}/{name}");
+        let mut copy = self.host.command("skopeo");
+        copy.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--src-tls-verify=false"]);
+        copy.arg(source).arg(format!("oci:{}:v1", layout.display()));
+        run(&mut copy).with_context(|| format!("cannot copy {name} out of {}", self.node))?;
+        Image::open(layout)
+    }
+
+    fn json<T: DeserializeOwned>(
+        &self,
+        question: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        limit: Duration,
+    ) -> Result<T> {
+        let mut command = self.host.command(&self.binary);
+        let output = output_within(command.args(question).arg("--json"), limit)?;
+        let (text, complaint) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{}: {command:?}: {}: {text}{complaint}", self.node, output.status);
+        serde_json::from_str(&text).with_context(|| format!("{}: {command:?} answers {text:?}", self.node))
+    }
+}
+
+/// A pull that goes on.
+#[derive(Debug)]
+pub struct Pulling(JoinHandle<Result<Pulled>>);
+
+impl Pulling {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When the node could not provision the image, or took too long.
+    pub fn wait(self) -> Result<Pulled> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// What `faasnet pull` says.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Pulled {
+    /// The digest of the manifest.
+    pub function: String,
+    /// `ready`, if all is well.
+    pub state: String,
+    /// Of the whole image.
+    pub bytes: u64,
+    /// Received from the registry.
+    pub origin_bytes: u64,
+    /// Received from other nodes.
+    pub peer_bytes: u64,
+    /// From the request to the last byte, in milliseconds.
+    pub elapsed_ms: u64,
+}
+
+/// What `faasnet status` says, as far as tests look at it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub node: String,
+    /// Grows with each start of the node.
+    pub incarnation: u64,
+    /// Bytes moved.
+    pub transfer: Transfer,
+}
+
+/// Bytes of blocks that a node has moved since it was started.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Transfer {
+    /// Received from the registry, and verified.
+    pub origin_bytes: u64,
+    /// Received from other nodes, and verified.
+    pub peer_bytes: u64,
+    /// Sent to other nodes.
+    pub served_bytes: u64,
+    /// Received although the node held them already.
+    pub wasted_bytes: u64,
+    /// How many blocks did not match their hash.
+    pub refused_blocks: u64,
+}
+
+impl Transfer {
+    /// All that was received, useful or not.
+    pub fn received(&self) -> u64 {
+        self.origin_bytes + self.peer_bytes + self.wasted_bytes
+    }
+}
+
+/// A line of `faasnet members`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub node: String,
+    /// What the node that was asked thinks of it.
+    pub state: MemberState,
+    /// Where it is reached.
+    pub address: String,
+    /// Grows with each start of the member.
+    pub incarnation: u64,
+}
+
+/// What a node thinks of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// All is well.
+    Alive,
+    /// Silent; it is being probed.
+    Suspect,
+    /// It has said goodbye.
+    Leaving,
+}
+
+/// A line of `faasnet functions`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Function {
+    /// What was asked for.
+    pub reference: String,
+    /// `provisioning`, `ready` or `failed`.
+    pub state: String,
+    /// Verified bytes on this node.
+    pub held_bytes: u64,
+}
+
+/// A line of `faasnet tree`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Place {
+    /// The participant.
+    pub node: String,
+    /// Whom it gets its blocks from; the root has none.
+    pub parent: Option<String>,
+    /// 0 for the root.
+    pub depth: u64,
+}
