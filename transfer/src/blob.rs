@@ -251,6 +251,11 @@ impl Blob {
         }
     }
 
+    /// Somebody is about to fetch it: that an earlier fetch was given up is no reason to fail any more.
+    pub fn hope(&self) {
+        self.progress.send_if_modified(|progress| progress.abandoned.take().is_some());
+    }
+
     /// Told of every change: a block, a claim, the end.
     pub fn changes(&self) -> Changes {
         Changes(self.progress.subscribe())

@@ -119,6 +119,11 @@ impl Store {
         self.blob(digest, size).await.ok()
     }
 
+    /// Whether the blob with this digest is complete.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.paths(digest).complete.exists()
+    }
+
     /// Bytes of the complete blobs on disk.
     pub fn complete_bytes(&self) -> u64 {
         let Ok(entries) = fs::read_dir(self.root.join("blobs/sha256")) else { return 0 };

@@ -1,0 +1,4 @@
+//! The API.
+pub mod server;
+pub mod types;
+pub use types::*;

@@ -1,0 +1,195 @@
+//! What a node is told at start, and the checks that need no network.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{bail, ensure};
+use membership::{NodeId, Zone};
+use transfer::manifest::Platform;
+use transfer::reference::check_registry;
+
+pub use crate::trust::Secret;
+
+/// The UDP port that nodes listen on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7400;
+
+/// How one node runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name; one is made and kept in the data directory if none is given.
+    pub id: Option<NodeId>,
+    /// The UDP address that peers reach it on. Default: [`DEFAULT_PORT`] on all addresses with a secret, on loopback
+    /// without.
+    pub listen: Option<SocketAddr>,
+    /// The address told to peers. Default: where it listens; if that is all addresses, the one that leads to the
+    /// first seed.
+    pub advertise: Option<SocketAddr>,
+    /// The address of mirror and API.
+    pub http: SocketAddr,
+    /// Where blobs and records are kept.
+    pub data: PathBuf,
+    /// Members to find the cluster by, each `HOST:PORT`.
+    pub seeds: Vec<String>,
+    /// Where it stands.
+    pub zone: Zone,
+    /// The cluster's name.
+    pub cluster: String,
+    /// What makes it a member.
+    pub secret: Option<Secret>,
+    /// Listen beyond loopback although there is no secret.
+    pub insecure_no_secret: bool,
+    /// Where registries are, for those whose name does not say it.
+    pub origins: Vec<OriginSpec>,
+    /// The registry that mirror requests mean when they name none.
+    pub default_origin: Option<String>,
+    /// The platform whose image is taken from an index unless a request names one.
+    pub platform: Platform,
+}
+
+/// Where the registry of that name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginSpec {
+    /// As in references: `registry.example:5000`.
+    pub name: String,
+    /// A URL, or the path of an OCI layout or an image archive.
+    pub location: String,
+}
+
+impl OriginSpec {
+    /// Whether it is a registry, not a path.
+    pub fn is_url(&self) -> bool {
+        self.location.contains("://")
+    }
+}
+
+impl FromStr for OriginSpec {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, location) = match (text.split_once('='), text.split_once("://")) {
+            (Some((name, location)), _) => (name, location),
+            (None, Some((_, host))) => (host.trim_end_matches('/'), text),
+            (None, None) => {
+                return Err(format!("{text:?} is no origin: use NAME=URL, NAME=PATH, or a URL"));
+            }
+        };
+        check_registry(name).map_err(|error| error.to_string())?;
+        if location.is_empty() {
+            return Err(format!("the origin {name} needs a URL or a path behind the ="));
+        }
+        Ok(Self { name: name.to_owned(), location: location.to_owned() })
+    }
+}
+
+impl Config {
+    /// Where to listen. Refuses to go beyond loopback without a secret.
+    pub fn listen(&self) -> anyhow::Result<SocketAddr> {
+        let trusted = self.secret.is_some() || self.insecure_no_secret;
+        let ip = if trusted { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let listen = self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(ip), DEFAULT_PORT));
+        ensure!(
+            trusted || listen.ip().is_loopback(),
+            "refusing to listen on {listen} without a cluster secret, since anybody could join. Make one with \
+             `faasnet secret`, give it to every node as FAASNET_CLUSTER_SECRET or with --secret-file; or, on a network \
+             that you trust, use --insecure-no-secret"
+        );
+        if !trusted {
+            for seed in &self.seeds {
+                let elsewhere = seed.parse::<SocketAddr>().is_ok_and(|seed| !seed.ip().is_loopback());
+                if elsewhere {
+                    bail!(
+                        "the seed {seed} cannot be reached from loopback, where a node without a cluster secret stays. \
+                         Set FAASNET_CLUSTER_SECRET to the secret of that cluster, or use --insecure-no-secret"
+                    );
+                }
+            }
+        }
+        for seed in &self.seeds {
+            let port = seed.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            ensure!(
+                port.is_some(),
+                "the seed {seed:?} has no port: write HOST:PORT, such as {seed}:{DEFAULT_PORT}"
+            );
+        }
+        Ok(listen)
+    }
+
+    /// The address to tell peers, for an endpoint bound to `bound`.
+    pub fn advertise(&self, bound: SocketAddr) -> SocketAddr {
+        let mut addr = self.advertise.unwrap_or(bound);
+        if addr.port() == 0 {
+            addr.set_port(bound.port());
+        }
+        if addr.ip().is_unspecified() {
+            let toward = self.seeds.iter().find_map(|seed| local_ip_toward(seed));
+            addr.set_ip(toward.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        }
+        addr
+    }
+}
+
+/// The local address from which packets to `seed` leave. Sends nothing.
+fn local_ip_toward(seed: &str) -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(seed).ok()?;
+    socket.local_addr().ok().map(|addr| addr.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: Option<&str>, secret: bool, insecure: bool, seeds: &[&str]) -> Config {
+        Config {
+            id: None,
+            listen: listen.map(|listen| listen.parse().unwrap()),
+            advertise: None,
+            http: ([127, 0, 0, 1], 0).into(),
+            data: PathBuf::new(),
+            seeds: seeds.iter().map(|seed| (*seed).to_owned()).collect(),
+            zone: Zone::default(),
+            cluster: "faasnet".to_owned(),
+            secret: secret.then(Secret::generate),
+            insecure_no_secret: insecure,
+            origins: Vec::new(),
+            default_origin: None,
+            platform: Platform::host(),
+        }
+    }
+
+    #[test]
+    fn without_a_secret_a_node_stays_on_loopback() {
+        let listen = |listen, secret, insecure, seeds: &[&str]| {
+            config(listen, secret, insecure, seeds).listen().map(|addr| addr.to_string()).ok()
+        };
+        assert_eq!(listen(None, false, false, &[]).as_deref(), Some("127.0.0.1:7400"));
+        assert_eq!(listen(None, true, false, &[]).as_deref(), Some("0.0.0.0:7400"));
+        assert_eq!(listen(None, false, true, &[]).as_deref(), Some("0.0.0.0:7400"));
+        assert_eq!(listen(Some("0.0.0.0:1"), false, false, &[]), None);
+        assert_eq!(listen(Some("10.0.0.1:1"), false, false, &[]), None);
+        assert_eq!(listen(Some("10.0.0.1:1"), true, false, &[]).as_deref(), Some("10.0.0.1:1"));
+        assert_eq!(listen(None, false, false, &["10.0.0.1:7400"]), None);
+        assert_eq!(listen(None, true, false, &["10.0.0.1"]), None);
+    }
+
+    #[test]
+    fn what_is_told_to_peers_can_be_reached() {
+        let bound: SocketAddr = "0.0.0.0:7400".parse().unwrap();
+        let seeded = config(None, true, false, &["127.0.0.1:9"]);
+        assert_eq!(seeded.advertise(bound).to_string(), "127.0.0.1:7400");
+        let told = Config { advertise: Some("192.0.2.1:0".parse().unwrap()), ..seeded };
+        assert_eq!(told.advertise(bound).to_string(), "192.0.2.1:7400");
+    }
+
+    #[test]
+    fn origins_are_named() {
+        let parse = |text: &str| text.parse::<OriginSpec>().map(|spec| (spec.name, spec.location));
+        let pair = |name: &str, location: &str| Ok((name.to_owned(), location.to_owned()));
+        assert_eq!(parse("r.example=https://10.0.0.1:5000"), pair("r.example", "https://10.0.0.1:5000"));
+        assert_eq!(parse("local.images=/srv/layout"), pair("local.images", "/srv/layout"));
+        assert_eq!(parse("http://10.0.0.1:5000/"), pair("10.0.0.1:5000", "http://10.0.0.1:5000/"));
+        for bad in ["", "name", "=x", "r.example=", "a b=http://x"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

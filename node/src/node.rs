@@ -1,0 +1,415 @@
+//! One running node: everything wired together, and its life from start to leave.
+//!
+//! Owns no logic of its own beyond the order of things. What it tells about itself is in the words of [`crate::api`].
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use membership::clock::WallClock;
+use membership::codec::{read_frame, write_frame};
+use membership::link::{Incoming, Link, Stream};
+use membership::membership::DEFAULT_GOSSIP_INTERVAL;
+use membership::view::ParticipationState;
+use membership::{FunctionId, Membership, NodeId, suspicion};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+use transfer::counters::Counters;
+use transfer::fetch::{Fetcher, Source};
+use transfer::manifest::Platform;
+use transfer::reference::{DEFAULT_REGISTRY, Reference};
+use transfer::serve::Server;
+use transfer::store::Store;
+use transfer::wire::{MAX_REQUEST_BYTES, Request};
+
+use crate::api;
+use crate::config::Config;
+use crate::documents::Documents;
+pub use crate::error::Error;
+use crate::http;
+use crate::origins::Origins;
+use crate::provision::{Function, Parts, Provisioner, State};
+use crate::quic::QuicLink;
+use crate::trust::Trust;
+
+/// How long a peer may take to state its request once its stream is open.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a node that leaves waits for those it serves to move on.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a request may wait for a node that has only just started.
+const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// One running node. Cheap to clone; all clones are the same node.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    membership: Membership,
+    link: Arc<QuicLink>,
+    store: Arc<Store>,
+    server: Arc<Server>,
+    counters: Arc<Counters>,
+    documents: Arc<Documents>,
+    provisioner: Arc<Provisioner>,
+    http_addr: SocketAddr,
+    ready: watch::Sender<bool>,
+    leaving: watch::Sender<bool>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node: binds its ports, finds its cluster, and takes up what it held before. Returns once it can be
+    /// asked; it is ready (see [`Node::is_ready`]) a moment later, when it has met the cluster.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let listen = config.listen()?;
+        let store = Arc::new(Store::open(&config.data)?);
+        let id = node_id(&config)?;
+        let clock = WallClock::system();
+        let incarnation = next_incarnation(&config.data, clock.now_ms())?;
+        let origins = Arc::new(Origins::open(&config.origins).await?);
+        let http_listener = TcpListener::bind(config.http).await.with_context(|| {
+            format!(
+                "cannot listen on http://{}; is another node running? choose another address with --http",
+                config.http
+            )
+        })?;
+        let http_addr = http_listener.local_addr()?;
+        let trust = Trust::new(id.clone(), &config.cluster, config.secret.as_ref())?;
+        let (link, streams) = QuicLink::bind(listen, trust)?;
+        let addr = config.advertise(link.local_addr()?);
+        let membership_config = membership::membership::Config {
+            node: id.clone(),
+            incarnation,
+            zone: config.zone.clone(),
+            cluster: config.cluster.clone(),
+            addr,
+            seeds: config.seeds.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            gossip_interval: DEFAULT_GOSSIP_INTERVAL,
+            suspicion: suspicion::Config::default(),
+            clock,
+        };
+        let membership =
+            Membership::start(membership_config, link.clone(), streams.gossip, streams.control).await?;
+
+        let stop = CancellationToken::new();
+        let leaving = watch::Sender::new(false);
+        let counters = Arc::new(Counters::default());
+        let server = Server::new(id.clone(), store.clone(), counters.clone(), leaving.subscribe());
+        let server = Arc::new(server);
+        let as_link: Arc<dyn Link> = link.clone();
+        let documents =
+            Arc::new(Documents::open(&config.data, membership.clone(), as_link.clone(), origins.clone())?);
+        let fetcher =
+            Arc::new(Fetcher { membership: membership.clone(), link: as_link, counters: counters.clone() });
+        let provisioner = Provisioner::open(Parts {
+            root: config.data.clone(),
+            membership: membership.clone(),
+            store: store.clone(),
+            server: server.clone(),
+            fetcher,
+            documents: documents.clone(),
+            origins,
+            platform: config.platform.clone(),
+            stop: stop.clone(),
+        })?;
+        info!(node = %id, %addr, http = %http_addr, zone = %config.zone, "started");
+        let node = Self {
+            inner: Arc::new(Inner {
+                config,
+                membership,
+                link,
+                store,
+                server,
+                counters,
+                documents,
+                provisioner,
+                http_addr,
+                ready: watch::Sender::new(false),
+                leaving,
+                stop,
+            }),
+        };
+        node.spawn(node.clone().answer_peers(streams.blocks));
+        node.spawn(http::serve(http_listener, node.clone()));
+        node.spawn(node.clone().settle());
+        Ok(node)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.inner.stop.clone().run_until_cancelled_owned(task));
+    }
+
+    async fn settle(self) {
+        self.inner.membership.settle().await;
+        self.inner.provisioner.resume();
+        self.inner.ready.send_replace(true);
+        info!(members = self.inner.membership.view().borrow().members().len(), "ready to provision");
+    }
+
+    async fn answer_peers(self, mut incoming: Incoming) {
+        while let Some(stream) = incoming.recv().await {
+            let node = self.clone();
+            self.spawn(async move {
+                let peer = stream.peer.clone();
+                if let Err(error) = node.answer(stream).await {
+                    debug!(%peer, %error, "a peer's request broke off");
+                }
+            });
+        }
+    }
+
+    async fn answer(&self, mut stream: Stream) -> std::io::Result<()> {
+        let request = timeout(REQUEST_TIMEOUT, read_frame(&mut stream.recv, MAX_REQUEST_BYTES))
+            .await
+            .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the request did not come"))??;
+        match request {
+            Request::Fetch(fetch) => self.inner.server.serve(stream, fetch).await,
+            Request::Document(request) => {
+                let reply = self.inner.documents.answer(&request).await;
+                write_frame(&mut stream.send, &reply).await?;
+                stream.send.shutdown().await
+            }
+        }
+    }
+
+    // What can be asked of it.
+
+    /// Its name.
+    pub fn id(&self) -> &NodeId {
+        &self.inner.membership.config().node
+    }
+
+    /// Where its mirror and API listen.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.inner.http_addr
+    }
+
+    /// Where its peers reach it.
+    pub fn addr(&self) -> SocketAddr {
+        self.inner.membership.config().addr
+    }
+
+    /// Whether it has met the cluster (or found nobody in time) and is not leaving.
+    pub fn is_ready(&self) -> bool {
+        *self.inner.ready.borrow() && !*self.inner.leaving.borrow()
+    }
+
+    /// Waits until it is ready, for a bounded time.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let mut ready = self.inner.ready.subscribe();
+        match timeout(START_LIMIT, ready.wait_for(|ready| *ready)).await {
+            Ok(Ok(_)) if !*self.inner.leaving.borrow() => Ok(()),
+            Ok(_) => Err(Error::Unavailable("this node is leaving".to_owned())),
+            Err(_) => Err(Error::Unavailable("this node is still starting".to_owned())),
+        }
+    }
+
+    /// The registry that a name without one means.
+    pub(crate) fn default_registry(&self) -> &str {
+        let config = &self.inner.config;
+        match (&config.default_origin, config.origins.as_slice()) {
+            (Some(name), _) => name,
+            (None, [only]) => &only.name,
+            _ => DEFAULT_REGISTRY,
+        }
+    }
+
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.inner.documents
+    }
+
+    pub(crate) fn provisioner(&self) -> &Arc<Provisioner> {
+        &self.inner.provisioner
+    }
+
+    /// The function that a reference stands for: the image for this node's platform.
+    pub async fn resolve(&self, reference: &Reference) -> Result<FunctionId, Error> {
+        self.ready().await?;
+        let document = self.inner.provisioner.image(reference, None).await?;
+        Ok(FunctionId::from(document.digest))
+    }
+
+    /// Starts to provision an image, or joins whoever does. Returns once it is known which function it is.
+    pub async fn provision(
+        &self,
+        reference: &Reference,
+        platform: Option<Platform>,
+    ) -> Result<FunctionId, Error> {
+        self.ready().await?;
+        let document = self.inner.provisioner.image(reference, platform.as_ref()).await?;
+        Ok(self.inner.provisioner.start(reference, &document)?.id)
+    }
+
+    /// Waits until a function is ready or failed, and tells how it went. `None` if it is not on this node.
+    pub async fn finished(&self, id: FunctionId) -> Option<api::Function> {
+        let function = self.inner.provisioner.function(id)?;
+        function.finished().await;
+        Some(self.describe(&function))
+    }
+
+    // What it tells of itself.
+
+    /// This node at a glance.
+    pub fn status(&self) -> api::Status {
+        let membership = self.inner.membership.config();
+        api::Status {
+            node: membership.node.clone(),
+            incarnation: membership.incarnation,
+            zone: membership.zone.clone(),
+            version: membership.version.clone(),
+            address: membership.addr,
+            http: self.http_addr(),
+            ready: self.is_ready(),
+            members: self.inner.membership.view().borrow().members().len(),
+            functions: self.inner.provisioner.functions().len(),
+            store_bytes: self.inner.store.complete_bytes(),
+            transfer: self.inner.counters.read(),
+        }
+    }
+
+    /// The live members, by name.
+    pub fn members(&self) -> Vec<api::Member> {
+        let view = self.inner.membership.view();
+        let view = view.borrow();
+        let members = view.members().map(|member| api::Member {
+            node: member.node.clone(),
+            zone: member.zone.clone(),
+            state: member.state,
+            address: member.addr,
+            incarnation: member.incarnation,
+            version: member.version.clone(),
+            functions: member.functions.len(),
+        });
+        members.collect()
+    }
+
+    /// The functions on this node, by id.
+    pub fn functions(&self) -> Vec<api::Function> {
+        self.inner.provisioner.functions().iter().map(|function| self.describe(function)).collect()
+    }
+
+    /// One function on this node.
+    pub fn function(&self, id: FunctionId) -> Option<api::Function> {
+        self.inner.provisioner.function(id).map(|function| self.describe(&function))
+    }
+
+    fn describe(&self, function: &Function) -> api::Function {
+        let tree = self.inner.membership.tree(&function.id);
+        let progress = function.progress();
+        let story = progress.story();
+        let sources = story.bytes.iter().map(|(source, bytes)| match source {
+            Source::Origin => ("origin".to_owned(), *bytes),
+            Source::Peer(node) => (node.to_string(), *bytes),
+        });
+        let origin_bytes = story.bytes.get(&Source::Origin).copied().unwrap_or(0);
+        let (state, error) = match &progress.state {
+            State::Provisioning => (api::FunctionState::Provisioning, None),
+            State::Ready => (api::FunctionState::Ready, None),
+            State::Failed(error) => (api::FunctionState::Failed, Some(error.clone())),
+        };
+        let elapsed = progress.elapsed.unwrap_or_else(|| progress.started.elapsed());
+        api::Function {
+            function: function.id,
+            reference: function.reference.to_string(),
+            state,
+            bytes: function.bytes(),
+            held_bytes: progress.held_bytes(),
+            origin_bytes,
+            peer_bytes: story.bytes.values().sum::<u64>() - origin_bytes,
+            elapsed_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+            parent: tree.parent(self.id()).cloned(),
+            depth: tree.depth(self.id()),
+            participants: tree.len(),
+            sources: sources.collect(),
+            error,
+        }
+    }
+
+    /// A function's tree as this node knows it, whether or not it takes part.
+    pub fn tree(&self, function: FunctionId) -> api::Tree {
+        let membership = &self.inner.membership;
+        let states: std::collections::BTreeMap<NodeId, ParticipationState> = membership
+            .participants(&function)
+            .into_iter()
+            .map(|contact| (contact.node, contact.state))
+            .collect();
+        let tree = membership.tree(&function);
+        let nodes = tree.iter().map(|(participant, parent)| api::TreeNode {
+            node: participant.node.clone(),
+            zone: participant.zone.clone(),
+            parent: parent.cloned(),
+            depth: tree.depth(&participant.node).unwrap_or(0),
+            state: states.get(&participant.node).copied().unwrap_or(ParticipationState::Provisioning),
+        });
+        let known = self.inner.provisioner.function(function);
+        api::Tree {
+            function,
+            reference: known.map(|function| function.reference.to_string()),
+            nodes: nodes.collect(),
+        }
+    }
+
+    // Its end.
+
+    /// Resolves when the cluster will not have this node any longer, with the reason.
+    pub async fn stopped(&self) -> String {
+        self.inner.membership.expelled().await
+    }
+
+    /// Leaves the cluster: says so, lets those it serves move on, and stops. What it holds stays on disk.
+    pub async fn shutdown(&self) {
+        if self.inner.leaving.send_replace(true) {
+            return;
+        }
+        self.inner.membership.announce_leave().await;
+        let drained = async {
+            while self.inner.server.active_streams() > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(DRAIN_LIMIT, drained).await.is_err() {
+            warn!("some children have not moved on in time");
+        }
+        self.inner.stop.cancel();
+        self.inner.membership.stop();
+        self.inner.link.close().await;
+    }
+}
+
+/// The configured name; else the one kept in the data directory; else a new one, which is kept there.
+fn node_id(config: &Config) -> anyhow::Result<NodeId> {
+    if let Some(id) = &config.id {
+        return Ok(id.clone());
+    }
+    let path = config.data.join("node-id");
+    if let Ok(text) = fs::read_to_string(&path) {
+        return text.trim().parse().with_context(|| {
+            format!("{} does not hold a node id; mend it, or remove it to get a new one", path.display())
+        });
+    }
+    let id: NodeId = format!("node-{:08x}", rand::random::<u32>()).parse()?;
+    fs::write(&path, format!("{id}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(id)
+}
+
+/// Greater than that of every earlier start, even if the clock was set back.
+fn next_incarnation(data: &Path, now_ms: u64) -> anyhow::Result<u64> {
+    let path = data.join("incarnation");
+    let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let next = last.map_or(now_ms, |last| now_ms.max(last + 1));
+    fs::write(&path, format!("{next}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(next)
+}

@@ -1,0 +1,404 @@
+//! Functions on this node: provisioning them, and remembering them over restarts.
+//!
+//! One function is provisioned once at a time, whoever asks and however often. Below the data directory
+//! `functions/<hex>` keeps each one's name, stamp and whether it was ready, so that a restarted node keeps its
+//! seniority and goes on where it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use membership::view::{Participation, ParticipationState};
+use membership::{FunctionId, Membership, Stamp};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+use transfer::blob::{Blob, Claim};
+use transfer::digest::Digest;
+use transfer::fetch::{FetchError, Fetcher, Job, Source, Story};
+use transfer::manifest::{Descriptor, Document, Manifest, Platform, select};
+use transfer::reference::{Reference, Selector};
+use transfer::serve::Server;
+use transfer::store::Store;
+
+use crate::documents::{Documents, write_whole};
+use crate::error::Error;
+use crate::origins::Origins;
+
+/// Indexes within indexes that are followed to find an image. Real ones are one deep.
+const MAX_INDEX_DEPTH: usize = 3;
+
+/// What provisioning needs from the rest of the node.
+pub(crate) struct Parts {
+    pub(crate) root: PathBuf,
+    pub(crate) membership: Membership,
+    pub(crate) store: Arc<Store>,
+    pub(crate) server: Arc<Server>,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) documents: Arc<Documents>,
+    pub(crate) origins: Arc<Origins>,
+    pub(crate) platform: Platform,
+    pub(crate) stop: CancellationToken,
+}
+
+/// All functions of one node.
+pub(crate) struct Provisioner {
+    parts: Parts,
+    functions: Mutex<BTreeMap<FunctionId, Arc<Function>>>,
+    /// Blobs being fetched that a client asked for by themselves: no manifest of theirs is known here.
+    lone: Mutex<BTreeSet<Digest>>,
+}
+
+/// One function on this node.
+pub(crate) struct Function {
+    pub(crate) id: FunctionId,
+    pub(crate) reference: Reference,
+    pub(crate) blobs: Vec<Descriptor>,
+    progress: watch::Sender<Progress>,
+}
+
+/// How far a function is.
+#[derive(Clone)]
+pub(crate) struct Progress {
+    pub(crate) state: State,
+    pub(crate) started: Instant,
+    /// Time from the request to the end, once there is one.
+    pub(crate) elapsed: Option<Duration>,
+    opened: Vec<Arc<Blob>>,
+    job: Option<Arc<Job>>,
+    story: Story,
+}
+
+/// The state of a function on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum State {
+    Provisioning,
+    Ready,
+    Failed(String),
+}
+
+/// What `functions/<hex>` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Record {
+    reference: Reference,
+    stamp: Stamp,
+    ready: bool,
+}
+
+impl Function {
+    /// The size of all its blobs together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.size).sum()
+    }
+
+    /// Its progress now.
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Waits until it is ready or failed.
+    pub(crate) async fn finished(&self) {
+        let mut progress = self.progress.subscribe();
+        let _ = progress.wait_for(|progress| progress.state != State::Provisioning).await;
+    }
+}
+
+impl Progress {
+    /// Bytes held of the function's blobs.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.opened.iter().map(|blob| blob.held_bytes()).sum()
+    }
+
+    /// Bytes by source, of this run.
+    pub(crate) fn story(&self) -> Story {
+        self.job.as_ref().map_or_else(|| self.story.clone(), |job| job.story())
+    }
+}
+
+impl Provisioner {
+    pub(crate) fn open(parts: Parts) -> anyhow::Result<Arc<Self>> {
+        let path = parts.root.join("functions");
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Arc::new(Self { parts, functions: Mutex::default(), lone: Mutex::default() }))
+    }
+
+    /// All functions, by id.
+    pub(crate) fn functions(&self) -> Vec<Arc<Function>> {
+        self.functions.lock().values().cloned().collect()
+    }
+
+    /// One function.
+    pub(crate) fn function(&self, id: FunctionId) -> Option<Arc<Function>> {
+        self.functions.lock().get(&id).cloned()
+    }
+
+    /// The image that `reference` names, for `platform` where there are several.
+    pub(crate) async fn image(
+        &self,
+        reference: &Reference,
+        platform: Option<&Platform>,
+    ) -> Result<Document, Error> {
+        let platform = platform.unwrap_or(&self.parts.platform);
+        let mut reference = reference.clone();
+        for _ in 0..=MAX_INDEX_DEPTH {
+            let document = self.parts.documents.get(&reference).await?.document;
+            match Manifest::parse(&document)? {
+                Manifest::Image { .. } => return Ok(document),
+                Manifest::Index(entries) => {
+                    let digest = select(&entries, platform)
+                        .map_err(|error| Error::NotFound(format!("{reference}: {error}")))?
+                        .digest;
+                    reference = Reference::new(
+                        reference.registry(),
+                        reference.repository(),
+                        Selector::Digest(digest),
+                    )
+                    .map_err(|error| Error::Invalid(error.to_string()))?;
+                }
+            }
+        }
+        Err(Error::Invalid(format!("{reference}: indexes are nested more than {MAX_INDEX_DEPTH} deep")))
+    }
+
+    /// Starts to provision the image in `document`, or joins whoever does. `reference` says where it is from.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        reference: &Reference,
+        document: &Document,
+    ) -> Result<Arc<Function>, Error> {
+        self.start_with(reference, document, None)
+    }
+
+    fn start_with(
+        self: &Arc<Self>,
+        reference: &Reference,
+        document: &Document,
+        record: Option<&Record>,
+    ) -> Result<Arc<Function>, Error> {
+        let manifest = Manifest::parse(document)?;
+        if let Manifest::Index(_) = manifest {
+            return Err(Error::Invalid(format!("{reference} is an index, not an image")));
+        }
+        let id = FunctionId::from(document.digest);
+        let mut functions = self.functions.lock();
+        if let Some(known) = functions.get(&id).filter(|known| self.is_good(known)) {
+            return Ok(known.clone());
+        }
+        let progress = Progress {
+            state: State::Provisioning,
+            started: Instant::now(),
+            elapsed: None,
+            opened: Vec::new(),
+            job: None,
+            story: Story::default(),
+        };
+        let function = Arc::new(Function {
+            id,
+            reference: reference.clone(),
+            blobs: manifest.blobs().cloned().collect(),
+            progress: watch::Sender::new(progress),
+        });
+        functions.insert(id, function.clone());
+        drop(functions);
+        let run = self.clone().run(function.clone(), record.cloned().or_else(|| self.record(id)));
+        tokio::spawn(self.parts.stop.clone().run_until_cancelled_owned(run));
+        Ok(function)
+    }
+
+    /// Whether it is on its way, or ready with all its blobs still on disk.
+    fn is_good(&self, function: &Function) -> bool {
+        match function.progress.borrow().state {
+            State::Provisioning => true,
+            State::Ready => function.blobs.iter().all(|blob| self.parts.store.has(&blob.digest)),
+            State::Failed(_) => false,
+        }
+    }
+
+    async fn run(self: Arc<Self>, function: Arc<Function>, record: Option<Record>) {
+        let result = self.provision(&function, record).await;
+        let (state, elapsed) = match result {
+            Ok(()) => (State::Ready, function.progress.borrow().started.elapsed()),
+            Err(error) => {
+                error!(function = %function.reference, %error, "provisioning failed");
+                self.parts.membership.withdraw(function.id).await;
+                (State::Failed(error), function.progress.borrow().started.elapsed())
+            }
+        };
+        function.progress.send_modify(|progress| {
+            progress.state = state;
+            progress.elapsed = Some(elapsed);
+            if let Some(job) = progress.job.take() {
+                progress.story = job.story();
+            }
+        });
+    }
+
+    async fn provision(&self, function: &Arc<Function>, record: Option<Record>) -> Result<(), String> {
+        let Parts { membership, server, .. } = &self.parts;
+        let kept = record.as_ref().map(|record| record.stamp);
+        // Others may ask for its blobs as soon as the greeter knows of us.
+        let expectation = server.expect(function.id);
+        let opened = self.open_blobs(function).await.map_err(|error| error.to_string())?;
+        let whole = opened.iter().all(|blob| blob.is_complete());
+        let stamp = match kept {
+            Some(stamp) if whole => stamp,
+            _ => membership.join(function.id, kept, &[]).await,
+        };
+        let claim = Claim { function: function.id, stamp };
+        let job = Arc::new(Job::new(self.parts.fetcher.clone(), claim, self.origin(&function.reference)));
+        function.progress.send_modify(|progress| {
+            progress.opened.clone_from(&opened);
+            progress.job = Some(job.clone());
+        });
+        if !whole {
+            self.save(function, &Record { reference: function.reference.clone(), stamp, ready: false });
+            membership
+                .publish(function.id, Participation { stamp, state: ParticipationState::Provisioning })
+                .await;
+            self.tell_joined(function);
+            let fetched: Result<Vec<()>, FetchError> =
+                try_join_all(opened.iter().map(|blob| job.fetch(blob))).await;
+            fetched.map_err(|error| error.to_string())?;
+        }
+        drop(expectation);
+        self.save(function, &Record { reference: function.reference.clone(), stamp, ready: true });
+        membership.publish(function.id, Participation { stamp, state: ParticipationState::Ready }).await;
+        tell_finished(function, &job.story());
+        Ok(())
+    }
+
+    async fn open_blobs(&self, function: &Function) -> Result<Vec<Arc<Blob>>, transfer::blob::BlobError> {
+        let mut opened = Vec::with_capacity(function.blobs.len());
+        for blob in &function.blobs {
+            let blob = self.parts.store.blob(blob.digest, blob.size).await?;
+            blob.hope();
+            opened.push(blob);
+        }
+        Ok(opened)
+    }
+
+    fn origin(&self, reference: &Reference) -> Option<(Arc<dyn transfer::origin::Origin>, String)> {
+        match self.parts.origins.get(reference.registry()) {
+            Ok(origin) => Some((origin, reference.repository().to_owned())),
+            Err(error) => {
+                warn!(%reference, %error, "there is no origin to fall back on");
+                None
+            }
+        }
+    }
+
+    fn tell_joined(&self, function: &Function) {
+        let lineage = self.parts.membership.lineage(&function.id, &[]);
+        let depth = lineage.ancestors.len();
+        match lineage.ancestors.first() {
+            Some(parent) => {
+                info!(function = %function.reference, parent = %parent.node, depth, "joined the function tree");
+            }
+            None => info!(function = %function.reference, "joined the function tree as its root"),
+        }
+    }
+
+    /// A blob for a client: of a function that is here or on its way, or by itself.
+    pub(crate) async fn blob(
+        self: &Arc<Self>,
+        reference: &Reference,
+        digest: Digest,
+    ) -> Result<Arc<Blob>, Error> {
+        let disk = |error: transfer::blob::BlobError| Error::Unavailable(error.to_string());
+        let known = self.functions().into_iter().find_map(|function| {
+            let provisioning = function.progress.borrow().state == State::Provisioning;
+            let blob = function.blobs.iter().find(|blob| blob.digest == digest)?;
+            provisioning.then_some(blob.size)
+        });
+        if let Some(size) = known {
+            return self.parts.store.blob(digest, size).await.map_err(disk);
+        }
+        if let Some(blob) = self.parts.store.lookup(digest).await.filter(|blob| blob.is_complete()) {
+            return Ok(blob);
+        }
+        self.lone_blob(reference, digest).await
+    }
+
+    /// Reads a blob through from its origin alone: without a manifest there is no function whose tree it could come by.
+    async fn lone_blob(self: &Arc<Self>, reference: &Reference, digest: Digest) -> Result<Arc<Blob>, Error> {
+        let no_origin = || Error::NotFound(format!("{reference}: there is no such origin"));
+        let (origin, repository) = self.origin(reference).ok_or_else(no_origin)?;
+        let size = origin.blob_size(&repository, &digest).await?;
+        let opened = self.parts.store.blob(digest, size).await;
+        let blob = opened.map_err(|error| Error::Unavailable(error.to_string()))?;
+        if self.lone.lock().insert(digest) {
+            blob.hope();
+            let claim = Claim { function: FunctionId::from(digest), stamp: Stamp::default() };
+            let job = Job::new(self.parts.fetcher.clone(), claim, Some((origin, repository)));
+            let (provisioner, fetched) = (self.clone(), blob.clone());
+            let fetch = async move {
+                if let Err(error) = job.fetch(&fetched).await {
+                    warn!(blob = %digest, %error, "a blob could not be fetched");
+                }
+                provisioner.lone.lock().remove(&digest);
+            };
+            tokio::spawn(self.parts.stop.clone().run_until_cancelled_owned(fetch));
+        }
+        Ok(blob)
+    }
+
+    // What is kept over restarts.
+
+    fn record_path(&self, id: FunctionId) -> PathBuf {
+        self.parts.root.join("functions").join(Digest::from(id).hex())
+    }
+
+    fn record(&self, id: FunctionId) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.record_path(id)).ok()?).ok()
+    }
+
+    fn save(&self, function: &Function, record: &Record) {
+        let saved = serde_json::to_vec(record)
+            .map_err(std::io::Error::other)
+            .and_then(|json| write_whole(&self.record_path(function.id), &json));
+        if let Err(error) = saved {
+            warn!(function = %function.reference, %error, "cannot keep a function's record; a restart will not know it");
+        }
+    }
+
+    /// Takes up what an earlier run of this node held or was provisioning.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        let Ok(entries) = fs::read_dir(self.parts.root.join("functions")) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<FunctionId>().ok());
+            let Some((id, record)) = id.and_then(|id| Some((id, self.record(id)?))) else { continue };
+            let resumed = self
+                .parts
+                .documents
+                .held(&Digest::from(id))
+                .ok_or_else(|| Error::NotFound("its manifest is gone".to_owned()))
+                .and_then(|document| self.start_with(&record.reference, &document, Some(&record)));
+            match resumed {
+                Ok(_) => debug!(function = %record.reference, ready = record.ready, "taken up again"),
+                Err(error) => warn!(function = %record.reference, %error, "cannot be taken up again"),
+            }
+        }
+    }
+}
+
+fn tell_finished(function: &Function, story: &Story) {
+    let elapsed_ms = function.progress.borrow().started.elapsed().as_millis();
+    let mut sources: Vec<_> = story.bytes.iter().collect();
+    sources.sort_by(|a, b| b.1.cmp(a.1));
+    let name = |source: &Source| match source {
+        Source::Origin => "origin".to_owned(),
+        Source::Peer(node) => node.to_string(),
+    };
+    let sources: Vec<String> =
+        sources.into_iter().map(|(source, bytes)| format!("{} {bytes}", name(source))).collect();
+    let bytes = function.bytes();
+    info!(function = %function.reference, elapsed_ms, bytes, by_source = %sources.join(", "), "ready");
+}
