@@ -1,7 +1,7 @@
 //! The sha256 digest that names a blob or a manifest, and the hasher that finds it.
 //!
-//! Knows nothing of where bytes come from. Other algorithms are refused by name where they enter, so that the rest
-//! of the code has one kind of digest. Pure.
+//! Knows nothing of where bytes come from. Other algorithms are refused by name where they enter, so that the
+//! rest of the code has one kind of digest. Pure.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,7 +1,8 @@
 //! Manifests and indexes: which blobs an image is made of, and which image suits a platform.
 //!
-//! Reads OCI image manifests and indexes, and Docker's schema 2 manifests and lists. Keeps a document's bytes exactly as
-//! they were served, since its digest is over those bytes; never writes one anew. Fetches nothing. Pure.
+//! Reads OCI image manifests and indexes, and Docker's schema 2 manifests and lists. Keeps a document's bytes
+//! exactly as they were served, since its digest is over those bytes; never writes one anew. Fetches nothing.
+//! Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,7 +30,8 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// The media type of a Docker schema 2 manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// All that is understood, as the value of an `Accept` header. Registries convert or hide what is not asked for.
+/// All that is understood, as the value of an `Accept` header. Registries convert or hide what is not asked
+/// for.
 pub const ACCEPT: &str = concat!(
     "application/vnd.oci.image.index.v1+json, ",
     "application/vnd.oci.image.manifest.v1+json, ",
@@ -103,7 +105,8 @@ pub struct Document {
 
 impl Document {
     /// The document with these bytes, that came with this `Content-Type`. A type that says nothing, such as
-    /// `application/json`, is replaced by the document's own `mediaType`, or by the type that its shape shows.
+    /// `application/json`, is replaced by the document's own `mediaType`, or by the type that its shape
+    /// shows.
     pub fn received(content_type: Option<&str>, bytes: Bytes) -> Result<Self, ManifestError> {
         let (media_type, _) = read(content_type.unwrap_or_default(), &bytes)?;
         Ok(Self { media_type: media_type.to_owned(), digest: Digest::of(&bytes), bytes })
@@ -126,7 +129,8 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    /// Whether it is a layer that registries do not keep, such as Windows base layers: clients get it elsewhere.
+    /// Whether it is a layer that registries do not keep, such as Windows base layers: clients get it
+    /// elsewhere.
     pub fn is_foreign(&self) -> bool {
         !self.urls.is_empty()
             || self.media_type.contains(".nondistributable.")
@@ -249,8 +253,8 @@ impl Manifest {
         read(&document.media_type, &document.bytes).map(|(_, manifest)| manifest)
     }
 
-    /// The blobs to fetch: configuration and layers, each digest once, without [foreign](Descriptor::is_foreign)
-    /// layers. An index has none of its own.
+    /// The blobs to fetch: configuration and layers, each digest once, without
+    /// [foreign](Descriptor::is_foreign) layers. An index has none of its own.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         let (config, layers) = match self {
             Self::Image { config, layers } => (Some(config), layers.as_slice()),
@@ -262,8 +266,9 @@ impl Manifest {
     }
 }
 
-/// The image in an index for `wanted`: one of the same variant; otherwise one that names no variant; otherwise, if
-/// `wanted` names none, the first of any variant. An index of a single image that names no platform suits everybody.
+/// The image in an index for `wanted`: one of the same variant; otherwise one that names no variant;
+/// otherwise, if `wanted` names none, the first of any variant. An index of a single image that names no
+/// platform suits everybody.
 pub fn select<'a>(
     entries: &'a [(Descriptor, Option<Platform>)],
     wanted: &Platform,

@@ -1,7 +1,7 @@
 //! What a person or a client calls an image: `alpine`, `localhost:5000/team/app:v1@sha256:...`.
 //!
-//! The grammar is that of the distribution project's `reference` package, and so are docker's defaults. Nothing
-//! here asks a registry what a name stands for. Pure.
+//! The grammar is that of the distribution project's `reference` package, and so are docker's defaults.
+//! Nothing here asks a registry what a name stands for. Pure.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -99,8 +99,8 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The image that `selector` picks out of `repository` at `registry`, all already told apart, as in a request
-    /// to a mirror. No defaults apply.
+    /// The image that `selector` picks out of `repository` at `registry`, all already told apart, as in a
+    /// request to a mirror. No defaults apply.
     pub fn new(registry: &str, repository: &str, selector: Selector) -> Result<Self, ReferenceError> {
         let (tag, digest) = match selector {
             Selector::Tag(tag) => (Some(tag), None),
@@ -158,7 +158,8 @@ impl FromStr for Reference {
         check_registry(registry)?;
         let bare = registry == DEFAULT_REGISTRY && !path.contains('/');
         let repository = if bare { format!("library/{path}") } else { path.to_owned() };
-        // docker keeps a bare 64-digit name for image ids; read as a repository it would ask docker.io for one.
+        // docker keeps a bare 64-digit name for image ids; read as a repository it would ask docker.io for
+        // one.
         let is_image_id = bare && path.len() == 64 && path.bytes().all(|b| b.is_ascii_hexdigit());
         if check_repository(&repository).is_err() || is_image_id {
             return Err(ReferenceError::Repository(excerpt(path)));
@@ -189,7 +190,8 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Whether `repository` is one by the grammar of the OCI distribution specification. What passes can stand in a URL.
+/// Whether `repository` is one by the grammar of the OCI distribution specification. What passes can stand in
+/// a URL.
 pub fn check_repository(repository: &str) -> Result<(), ReferenceError> {
     let valid = repository.len() <= MAX_NAME_BYTES && repository.split('/').all(is_path_component);
     if valid { Ok(()) } else { Err(ReferenceError::Repository(excerpt(repository))) }

@@ -1,7 +1,7 @@
 //! Makes an image out of nothing: several layers of random bytes, as an OCI image layout.
 //!
-//! The layers are real tar archives, so that any tool can unpack the image. Their content comes from a seed: the same
-//! seed gives the same layers on every machine. The image contains no program.
+//! The layers are real tar archives, so that any tool can unpack the image. Their content comes from a seed:
+//! the same seed gives the same layers on every machine. The image contains no program.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -17,8 +17,8 @@ pub const TAG: &str = "latest";
 /// How many bytes of files a demo image has unless somebody says otherwise: seconds of a 100 Mbit/s uplink.
 pub const DEFAULT_BYTES: u64 = 64 << 20;
 
-/// The share of each layer in percent, from the lowest up: a base, a runtime, dependencies, and small ones on top, as
-/// images that people build have them.
+/// The share of each layer in percent, from the lowest up: a base, a runtime, dependencies, and small ones on
+/// top, as images that people build have them.
 const SHARES: [u64; 5] = [40, 25, 20, 10, 5];
 /// Files per layer. Their number does not matter to the transfer, only that there is more than one.
 const FILES: u64 = 4;
@@ -32,8 +32,8 @@ pub struct DemoImage {
     pub bytes: u64,
 }
 
-/// Makes an image whose files have `bytes` bytes in total, as the only image of a new OCI layout in `directory`,
-/// which is made if need be. Blocking; takes about as long as writing so many bytes.
+/// Makes an image whose files have `bytes` bytes in total, as the only image of a new OCI layout in
+/// `directory`, which is made if need be. Blocking; takes about as long as writing so many bytes.
 pub fn write(directory: &Path, bytes: u64, seed: u64) -> Result<DemoImage> {
     let layout = Layout { blobs: directory.join("blobs/sha256") };
     fs::create_dir_all(&layout.blobs).with_context(|| format!("cannot make {}", layout.blobs.display()))?;

@@ -1,7 +1,8 @@
 //! A registry in this process, with a narrow uplink that all its clients share.
 //!
-//! Serves the pull half of the OCI distribution specification over HTTP on loopback, from any [`Origin`], and counts the bytes
-//! that leave: what a burst costs its origin. Keeps nothing and checks nothing; anybody may read.
+//! Serves the pull half of the OCI distribution specification over HTTP on loopback, from any [`Origin`], and
+//! counts the bytes that leave: what a burst costs its origin. Keeps nothing and checks nothing; anybody may
+//! read.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -42,7 +43,8 @@ pub struct EmbeddedRegistry {
 }
 
 impl EmbeddedRegistry {
-    /// Serves `origin` on a free port of 127.0.0.1, with at most `bytes_per_second` of bodies to all clients together.
+    /// Serves `origin` on a free port of 127.0.0.1, with at most `bytes_per_second` of bodies to all clients
+    /// together.
     pub async fn start(origin: Arc<dyn Origin>, bytes_per_second: NonZeroU64) -> Result<Self> {
         let listener =
             TcpListener::bind("127.0.0.1:0").await.context("the demo registry found no free port")?;
@@ -199,7 +201,8 @@ struct Uplink {
 }
 
 impl Uplink {
-    /// Waits until `bytes` have had their turn. Each body waits for one turn at a time, so bodies share evenly.
+    /// Waits until `bytes` have had their turn. Each body waits for one turn at a time, so bodies share
+    /// evenly.
     async fn send(&self, bytes: usize) {
         let sent_at = self.bucket.lock().reserve(Instant::now(), bytes);
         tokio::time::sleep_until(sent_at).await;
@@ -313,6 +316,19 @@ mod tests {
         assert_eq!(registry.egress_bytes(), total);
         let absent = Selector::Digest(Digest::of(b"absent"));
         assert!(matches!(client.manifest("demo/x", &absent).await, Err(OriginError::NotFound { .. })));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs skopeo"]
+    async fn skopeo_pulls_the_image() {
+        let (registry, _, directory) = start(1 << 40).await;
+        let from = format!("docker://{}/demo/x:{}", registry.address(), image::TAG);
+        let to = format!("oci:{}", directory.path().join("copy").display());
+        let mut skopeo = std::process::Command::new("skopeo");
+        skopeo.args(["copy", "--src-tls-verify=false", &from, &to]);
+        let output = tokio::task::spawn_blocking(move || skopeo.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(registry.egress_bytes() > BYTES);
     }
 
     #[tokio::test]

@@ -1,8 +1,9 @@
 //! Turns an image archive into an OCI image layout.
 //!
-//! Reads tar, plain or gzipped: OCI archives, and what `docker save` and `skopeo copy ... docker-archive:` write. An archive's files are kept
-//! by their digest, never by their name, so no name in it can reach outside the layout; links are followed
-//! only among the names in the archive. Blocking: not for async threads.
+//! Reads tar, plain or gzipped: OCI archives, and what `docker save` and `skopeo copy ... docker-archive:`
+//! write. An archive's files are kept by their digest, never by their name, so no name in it can reach
+//! outside the layout; links are followed only among the names in the archive. Blocking: not for async
+//! threads.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,14 +14,14 @@ use flate2::read::MultiGzDecoder;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::layout::{IMAGE_NAME, INDEX_FILE, REF_NAME, invalid, io_error};
-use super::{OriginError, Place};
+use super::layout::{IMAGE_NAME, INDEX_FILE, REF_NAME, io_error};
+use super::{OriginError, Place, invalid};
 use crate::digest::{Digest, Sha256};
 use crate::manifest::{DOCKER_MANIFEST, Descriptor, MAX_INDEX_ENTRIES, MAX_LAYERS, MAX_MANIFEST_BYTES};
 use crate::reference::Reference;
 
-/// What an archive may unpack to: more than any image that is served to small machines, less than a disk, so that a
-/// few kilobytes of gzip cannot fill one.
+/// What an archive may unpack to: more than any image that small machines are given, and a bound on what a small
+/// gzip file can do to a disk.
 const MAX_UNPACKED_BYTES: u64 = 64 << 30;
 /// The most entries: old archives have four for each layer.
 const MAX_ENTRIES: usize = 16 * MAX_LAYERS;
@@ -253,7 +254,8 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// A Docker schema 2 manifest. The order of the fields is part of its digest: the same archive gives the same image.
+/// A Docker schema 2 manifest. The order of the fields is part of its digest: the same archive gives the same
+/// image.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct DockerManifest {

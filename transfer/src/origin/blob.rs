@@ -10,12 +10,12 @@ use futures_util::stream;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{Client, Response, StatusCode, Url};
 
-use super::registry::{describe, invalid, pause, send, unavailable};
+use super::registry::{describe, pause, send, unavailable};
 use super::retry::{Retry, RetryPolicy};
-use super::{BlobStream, MAX_CHUNK_BYTES, OriginError, Place};
+use super::{BlobStream, MAX_CHUNK_BYTES, OriginError, Place, invalid};
 
-/// How many bytes count as progress that lets the tries begin anew. An origin that breaks off after every few bytes
-/// would otherwise be asked millions of times for one layer.
+/// How many bytes count as progress that lets the tries begin anew. An origin that breaks off after every few
+/// bytes would otherwise be asked millions of times for one layer.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
 /// Where the blob is, and how long to wait for its bytes.

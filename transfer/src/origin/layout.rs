@@ -1,7 +1,7 @@
 //! An origin that is an OCI image layout on disk: `index.json` and `blobs/sha256/`.
 //!
-//! Reads what the OCI image specification's layout chapter describes, and writes nothing. Archives become layouts first:
-//! [`super::archive`].
+//! Reads what the OCI image specification's layout chapter describes, and writes nothing. Archives become
+//! layouts first: [`super::archive`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, SeekFrom};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::{BlobStream, MAX_CHUNK_BYTES, Origin, OriginError, Place, archive};
+use super::{BlobStream, MAX_CHUNK_BYTES, Origin, OriginError, Place, archive, invalid};
 use crate::digest::Digest;
 use crate::manifest::{Document, MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES};
 use crate::reference::{Reference, Selector};
@@ -32,9 +32,10 @@ pub(super) const INDEX_FILE: &str = "index.json";
 const READ_BYTES: usize = 256 << 10;
 const _: () = assert!(READ_BYTES <= MAX_CHUNK_BYTES);
 
-/// Opens what `path` holds: a directory with an OCI image layout, or a tar archive, plain or gzipped, written by `docker save`
-/// or `skopeo copy ... oci-archive:`. An archive is first unpacked into the system's directory for temporary files,
-/// which takes as much room as the image has bytes, and which goes when the origin is dropped.
+/// Opens what `path` holds: a directory with an OCI image layout, or a tar archive, plain or gzipped, written
+/// by `docker save` or `skopeo copy ... oci-archive:`. An archive is first unpacked into the system's
+/// directory for temporary files, which takes as much room as the image has bytes, and which goes when the
+/// origin is dropped.
 pub async fn open_local(path: &Path) -> Result<LayoutOrigin, OriginError> {
     let place =
         Place { origin: path.display().to_string(), repository: String::new(), object: "image".into() };
@@ -58,8 +59,8 @@ pub async fn open_local(path: &Path) -> Result<LayoutOrigin, OriginError> {
 
 /// An OCI image layout. It may be written to while it is open.
 ///
-/// A tag is looked for as the reference of an image, then as its bare tag; if the layout has only one image, every tag
-/// stands for it, since layouts need not name their images.
+/// A tag is looked for as the reference of an image, then as its bare tag; if the layout has only one image,
+/// every tag stands for it, since layouts need not name their images.
 #[derive(Debug, Clone)]
 pub struct LayoutOrigin {
     name: String,
@@ -238,10 +239,6 @@ async fn read_chunk(file: &mut File, left: u64) -> io::Result<Bytes> {
         ));
     }
     Ok(chunk.freeze())
-}
-
-pub(super) fn invalid(place: &Place, reason: String) -> OriginError {
-    OriginError::Invalid { place: place.clone(), reason }
 }
 
 pub(super) fn io_error(place: &Place, error: &io::Error) -> OriginError {

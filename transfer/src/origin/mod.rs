@@ -1,7 +1,7 @@
 //! The backing store that an image comes from when no peer has it: a registry, or an OCI layout on disk.
 //!
-//! An origin hands out bytes. It checks documents against their digests, but not blobs, which are read in parts: their
-//! readers do. It keeps nothing and knows no peers. [`retry`] is pure.
+//! An origin hands out bytes. It checks documents against their digests, but not blobs, which are read in
+//! parts: their readers do. It keeps nothing and knows no peers. [`retry`] is pure.
 
 mod archive;
 mod blob;
@@ -43,8 +43,8 @@ pub trait Origin: Send + Sync + 'static {
     /// How many bytes the blob has.
     async fn blob_size(&self, repository: &str, digest: &Digest) -> Result<u64, OriginError>;
 
-    /// The bytes of `range` of a blob. The stream ends with an error when it cannot deliver all of them, and never
-    /// delivers more. The bytes are not checked against the digest.
+    /// The bytes of `range` of a blob. The stream ends with an error when it cannot deliver all of them, and
+    /// never delivers more. The bytes are not checked against the digest.
     async fn blob(
         &self,
         repository: &str,
@@ -103,7 +103,8 @@ pub enum OriginError {
         /// How long the origin asks us to wait before the next try.
         retry_after: Option<Duration>,
     },
-    /// The origin answered, but with something that cannot be right. Asking again is no use until it is mended.
+    /// The origin answered, but with something that cannot be right. Asking again is no use until it is
+    /// mended.
     #[error("{place}: wrong answer: {reason}")]
     Invalid {
         /// What was asked for.
@@ -118,6 +119,10 @@ impl OriginError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
+}
+
+fn invalid(place: &Place, reason: String) -> OriginError {
+    OriginError::Invalid { place: place.clone(), reason }
 }
 
 fn detail(reason: &str) -> String {

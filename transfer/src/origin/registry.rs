@@ -1,7 +1,8 @@
 //! An origin that is an OCI registry, read anonymously over HTTP or HTTPS.
 //!
-//! Owns the exchanges with one registry: its address, time limits, retries, and what its answers mean. [`super::blob`]
-//! reads blob bodies. Sends no credentials; a registry that wants some is reported as denying access.
+//! Owns the exchanges with one registry: its address, time limits, retries, and what its answers mean.
+//! [`super::blob`] reads blob bodies. Sends no credentials; a registry that wants some is reported as denying
+//! access.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -16,13 +17,13 @@ use serde::Deserialize;
 
 use super::blob::{self, BlobRequest};
 use super::retry::{Retry, RetryPolicy};
-use super::{BlobStream, Origin, OriginError, Place};
+use super::{BlobStream, Origin, OriginError, Place, invalid};
 use crate::digest::{Digest, DigestError};
 use crate::manifest::{ACCEPT, Document, MAX_MANIFEST_BYTES};
 use crate::reference::{Selector, check_registry, check_repository, check_tag};
 
-/// How long a body, or the head of an answer, may bring nothing before the connection is given up. Shorter than the
-/// patience of every client that waits behind us, longer than a registry takes to find a cold blob.
+/// How long a body, or the head of an answer, may bring nothing before the connection is given up. Shorter
+/// than the patience of every client that waits behind us, longer than a registry takes to find a cold blob.
 pub const STALL: Duration = Duration::from_secs(10);
 /// Registries send blobs from elsewhere by one redirect, content networks add another; more is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -32,8 +33,8 @@ const MAX_EXPLANATION_BYTES: usize = 8 << 10;
 /// The time limits of an origin, and how it is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// Use HTTP even though the registry is not on this machine's loopback. Whoever is on the path can then move tags;
-    /// content named by digest stays safe. Default false.
+    /// Use HTTP even though the registry is not on this machine's loopback. Whoever is on the path can then
+    /// move tags; content named by digest stays safe. Default false.
     pub plain_http: bool,
     /// For connecting, TLS included. Default 5 s.
     pub connect_timeout: Duration,
@@ -67,9 +68,9 @@ pub struct RegistryOrigin {
 }
 
 impl RegistryOrigin {
-    /// The registry that references call `registry`: a host with an optional port, or such a host behind `http://` or
-    /// `https://`. Without a scheme it is HTTPS, except on loopback, where registries seldom have certificates.
-    /// Connects to nobody yet. The error is [`OriginError::Invalid`].
+    /// The registry that references call `registry`: a host with an optional port, or such a host behind
+    /// `http://` or `https://`. Without a scheme it is HTTPS, except on loopback, where registries seldom
+    /// have certificates. Connects to nobody yet. The error is [`OriginError::Invalid`].
     pub fn new(registry: &str, config: RegistryConfig) -> Result<Self, OriginError> {
         let (scheme, host) = match registry.trim_end_matches('/').split_once("://") {
             Some((scheme, host)) => (Some(scheme), host),
@@ -118,7 +119,7 @@ impl RegistryOrigin {
         }
     }
 
-    /// One document or one head, tried again as long as the policy allows. Bodies are read up to `limit` bytes.
+    /// One document or one head, tried again as long as the policy allows.
     async fn ask(&self, method: Method, url: &Url, place: &Place) -> Result<Answer, OriginError> {
         let mut retry = Retry::new(self.config.retry);
         loop {
@@ -245,10 +246,6 @@ pub(super) async fn pause(retry: &mut Retry, error: OriginError) -> Result<(), O
     }
 }
 
-pub(super) fn invalid(place: &Place, reason: String) -> OriginError {
-    OriginError::Invalid { place: place.clone(), reason }
-}
-
 pub(super) fn unavailable(place: &Place, reason: &str) -> OriginError {
     OriginError::Unavailable { place: place.clone(), reason: reason.to_owned(), retry_after: None }
 }
@@ -322,7 +319,8 @@ fn explanation(body: &[u8]) -> String {
     said.trim().chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect()
 }
 
-/// `Retry-After` in seconds. Its other form, a date, says nothing without a clock that agrees with the origin's.
+/// `Retry-After` in seconds. Its other form, a date, says nothing without a clock that agrees with the
+/// origin's.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))

@@ -7,15 +7,15 @@ use std::time::Duration;
 /// The bounds of trying again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How many tries may fail in a row, the first included. At least 1. More ride out longer faults, but make callers
-    /// wait longer before they turn elsewhere. Default 5.
+    /// How many tries may fail in a row, the first included. At least 1. More ride out longer faults, but
+    /// make callers wait longer before they turn elsewhere. Default 5.
     pub tries: u32,
     /// The longest pause after the first failure; each further failure doubles it. Default 200 ms.
     pub base: Duration,
     /// Where doubling ends. Default 5 s.
     pub max_pause: Duration,
-    /// The longest pause that an origin may ask for; if it asks for more, we give up at once, since earlier tries
-    /// would be refused and the caller has better things to do than to wait. Default 30 s.
+    /// The longest pause that an origin may ask for; if it asks for more, we give up at once, since earlier
+    /// tries would be refused and the caller has better things to do than to wait. Default 30 s.
     pub max_retry_after: Duration,
 }
 
@@ -50,8 +50,9 @@ impl Retry {
 
     /// A try failed. How long to pause before the next one, or `None` to give up.
     ///
-    /// `retry_after` is what the origin asked for. `jitter`, between 0 and 1, spreads those who failed together: the
-    /// pause lies between a half and the whole of the doubling bound, and up to a quarter past what the origin asked for.
+    /// `retry_after` is what the origin asked for. `jitter`, between 0 and 1, spreads those who failed
+    /// together: the pause lies between a half and the whole of the doubling bound, and up to a quarter past
+    /// what the origin asked for.
     pub fn failed(&mut self, retry_after: Option<Duration>, jitter: f64) -> Option<Duration> {
         self.failures += 1;
         if self.failures >= self.policy.tries {
