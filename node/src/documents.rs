@@ -141,10 +141,11 @@ impl Documents {
     async fn read_origin(&self, reference: &Reference) -> Result<Document, OriginError> {
         let origin = self.origins.get(reference.registry())?;
         let (repository, selector) = (reference.repository(), reference.selector());
-        if let Some(known) = self.tag(reference).and_then(|record| self.held(&record.digest)) {
-            if origin.head(repository, &selector).await? == known.digest {
-                return Ok(known);
-            }
+        let known = self.tag(reference).and_then(|record| self.held(&record.digest));
+        if let Some(known) = known
+            && origin.head(repository, &selector).await? == known.digest
+        {
+            return Ok(known);
         }
         info!(%reference, "reading a manifest from the origin");
         origin.manifest(repository, &selector).await

@@ -30,7 +30,7 @@ use crate::node::Node;
 use crate::range::{Ranges, parse};
 
 /// The routes of the mirror.
-pub fn router(node: Node) -> Router {
+pub(crate) fn router(node: Node) -> Router {
     Router::new()
         .route("/v2/", read_only(version))
         .route("/v2", read_only(version))
@@ -127,10 +127,12 @@ async fn manifest(node: &Node, method: &Method, reference: &Reference) -> Respon
         Err(error) => return not_served("MANIFEST_UNKNOWN", &error),
     };
     let document = found.document;
-    if method == Method::GET && matches!(Manifest::parse(&document), Ok(Manifest::Image { .. })) {
-        if let Err(error) = node.provisioner().start(reference, &document) {
-            return not_served("MANIFEST_INVALID", &error);
-        }
+    let is_image = matches!(Manifest::parse(&document), Ok(Manifest::Image { .. }));
+    if method == Method::GET
+        && is_image
+        && let Err(error) = node.provisioner().start(reference, &document)
+    {
+        return not_served("MANIFEST_INVALID", &error);
     }
     let mut headers = named_by(document.digest, document.bytes.len() as u64);
     let Ok(media_type) = HeaderValue::from_str(&document.media_type) else {

@@ -50,7 +50,7 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 
 /// This node's end of the network.
-pub struct QuicLink {
+pub(crate) struct QuicLink {
     endpoint: Endpoint,
     clients: RwLock<BTreeMap<Protocol, quinn::ClientConfig>>,
     pool: Mutex<BTreeMap<(SocketAddr, Protocol), Arc<Slot>>>,
@@ -61,18 +61,18 @@ pub struct QuicLink {
 type Slot = tokio::sync::Mutex<Option<(NodeId, Connection)>>;
 
 /// What others open, by protocol.
-pub struct Streams {
+pub(crate) struct Streams {
     /// Gossip messages.
-    pub gossip: Incoming,
+    pub(crate) gossip: Incoming,
     /// Requests about membership.
-    pub control: Incoming,
+    pub(crate) control: Incoming,
     /// Requests for blocks and documents.
-    pub blocks: Incoming,
+    pub(crate) blocks: Incoming,
 }
 
 impl QuicLink {
     /// Binds the UDP port and starts to accept.
-    pub fn bind(listen: SocketAddr, trust: Trust) -> anyhow::Result<(Arc<Self>, Streams)> {
+    pub(crate) fn bind(listen: SocketAddr, trust: Trust) -> anyhow::Result<(Arc<Self>, Streams)> {
         let socket = bind_udp(listen).with_context(|| {
             format!(
                 "cannot listen on {listen}/udp; is another node running? choose another address with --listen"
@@ -102,12 +102,12 @@ impl QuicLink {
     }
 
     /// Where it listens, with the port that the system chose if none was given.
-    pub fn local_addr(&self) -> anyhow::Result<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> anyhow::Result<SocketAddr> {
         Ok(self.endpoint.local_addr()?)
     }
 
     /// Closes all connections and tells the peers.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.closed.cancel();
         self.endpoint.close(VarInt::from_u32(0), b"leaving");
         let _ = timeout(CONNECT_TIMEOUT, self.endpoint.wait_idle()).await;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// What a `Range` header asks for of something with a given size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ranges {
+pub(crate) enum Ranges {
     /// Everything: the header is of another unit, or malformed, and such headers are to be ignored.
     Whole,
     /// These bytes; never empty.
@@ -16,7 +16,7 @@ pub enum Ranges {
 }
 
 /// Reads the header's value for something of `size` bytes.
-pub fn parse(value: &str, size: u64) -> Ranges {
+pub(crate) fn parse(value: &str, size: u64) -> Ranges {
     let Some(ranges) = value.strip_prefix("bytes=") else { return Ranges::Whole };
     if ranges.contains(',') {
         return Ranges::Many;

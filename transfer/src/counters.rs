@@ -30,11 +30,11 @@ pub struct Counts {
 }
 
 impl Counters {
-    pub(crate) fn from_origin(&self, bytes: u64) {
+    pub(crate) fn read_from_origin(&self, bytes: u64) {
         self.origin_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn from_peer(&self, bytes: u64) {
+    pub(crate) fn received_from_peer(&self, bytes: u64) {
         self.peer_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use membership::codec::{read_frame, write_frame};
+use membership::greeter::Lineage;
 use membership::link::{Link, Peer, Protocol, Stream};
 use membership::view::MemberState;
 use membership::wire::Contact;
@@ -152,8 +153,7 @@ impl Job {
         let mut wrong_wholes = 0;
         let mut last_reason = "there is nobody to ask".to_owned();
         while !blob.is_complete() {
-            let step = if wrong_wholes > 0 && self.origin.is_some() { Step::Origin } else { self.plan() };
-            let result = match step {
+            let result = match self.plan(wrong_wholes > 0) {
                 Step::Peer(contact) => self.fetch_from(&contact, blob).await.map(|reason| {
                     if let Some(reason) = reason {
                         last_reason = format!("{}: {reason}", contact.node);
@@ -191,10 +191,15 @@ impl Job {
         Ok(())
     }
 
-    fn plan(&self) -> Step {
+    /// The next step; after the peers' bytes have turned out wrong as a whole, from the origin if there is one.
+    fn plan(&self, distrust_peers: bool) -> Step {
         let now = self.started.elapsed();
         let past = self.past.lock();
-        let lineage = self.fetcher.membership.lineage(&self.claim.function, &past.shunned(now));
+        let lineage = if distrust_peers && self.origin.is_some() {
+            Lineage::default()
+        } else {
+            self.fetcher.membership.lineage(&self.claim.function, &past.shunned(now))
+        };
         let view = self.fetcher.membership.view();
         let suspect = |node: &NodeId| {
             view.borrow().get(node).is_some_and(|member| member.state == MemberState::Suspect)
@@ -208,8 +213,8 @@ impl Job {
     fn received(&self, source: &Source, bytes: u64, put: Put) {
         match (put, source) {
             (Put::Known, _) => return self.fetcher.counters.wasted(bytes),
-            (Put::New, Source::Origin) => self.fetcher.counters.from_origin(bytes),
-            (Put::New, Source::Peer(_)) => self.fetcher.counters.from_peer(bytes),
+            (Put::New, Source::Origin) => self.fetcher.counters.read_from_origin(bytes),
+            (Put::New, Source::Peer(_)) => self.fetcher.counters.received_from_peer(bytes),
         }
         let mut story = self.story.lock();
         *story.bytes.entry(source.clone()).or_default() += bytes;
@@ -317,7 +322,12 @@ impl Job {
                     OriginRead::Blob(error) => return Err(error),
                     OriginRead::Origin(error) => {
                         info!(%error, "the origin does not deliver");
-                        self.past.lock().origin_failed(self.started.elapsed());
+                        let mut past = self.past.lock();
+                        if error.is_transient() {
+                            past.origin_failed(self.started.elapsed());
+                        } else {
+                            past.origin_refused();
+                        }
                         return Ok(Some(error.to_string()));
                     }
                 }

@@ -83,6 +83,11 @@ impl Past {
         self.joined_again = false;
     }
 
+    /// Takes note that the origin will not have it: asking again is no use.
+    pub fn origin_refused(&mut self) {
+        self.origin_failures = ORIGIN_WAITS.len() + 1;
+    }
+
     /// Takes note that bytes arrived.
     pub fn progressed(&mut self) {
         self.origin_failures = 0;
