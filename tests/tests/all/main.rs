@@ -2,4 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
+mod cluster;
 mod end_to_end;
+mod tidy;

@@ -1,0 +1,233 @@
+//! Clusters of real nodes in this process: real QUIC, HTTP and disk on loopback, and a registry with a narrow uplink.
+//!
+//! What needs other programs, or processes that can be killed, is in `end_to_end`.
+
+mod http;
+mod stage;
+
+use faasnet::api::FunctionState;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use http::{Response, get, head, open};
+use stage::{FAST, LIMIT, Origin, Stage, slow};
+
+/// Half a block for each of the blobs under way, twice over: what a change of source may fetch again.
+const IN_FLIGHT: u64 = 2 * 3 * 256 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_pulls_the_image_from_the_origin_once() {
+    let stage = Stage::with_nodes(8, FAST).await;
+    let functions = stage.provision_everywhere().await;
+    for (node, function) in stage.nodes.iter().zip(&functions) {
+        assert_eq!(function.state, FunctionState::Ready, "{}: {:?}", node.id(), function.error);
+        assert_eq!(function.origin_bytes + function.peer_bytes, stage.image.bytes, "{}", node.id());
+        stage.check_store(node);
+    }
+    let pulled = functions.iter().filter(|function| function.origin_bytes > 0).count();
+    assert_eq!(pulled, 1, "one root");
+    let egress = stage.registry.egress_bytes();
+    assert!(egress < stage.image.bytes * 105 / 100, "{egress} of {} left the origin", stage.image.bytes);
+
+    let tree = stage.settled_tree().await;
+    assert_eq!(tree.nodes.iter().filter(|node| node.parent.is_none()).count(), 1);
+    assert_eq!(tree.nodes.len(), 8);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_starts_nothing_and_a_get_provisions() {
+    let stage = Stage::with_nodes(1, FAST).await;
+    let node = &stage.nodes[0];
+    let path = stage.manifest_path();
+    let seen = head(node, &path).await;
+    assert_eq!(seen.status, 200);
+    assert_eq!(seen.header("docker-content-digest"), stage.image.manifest.to_string());
+    assert_eq!(seen.header("content-type"), "application/vnd.oci.image.manifest.v1+json");
+    assert!(seen.body.is_empty());
+    assert!(node.functions().is_empty(), "a HEAD must not start to provision");
+
+    let got = get(node, &path, &[]).await;
+    assert_eq!(got.header("content-length"), got.body.len().to_string());
+    assert_eq!(seen.header("content-length"), got.body.len().to_string());
+    assert_eq!(stage::digest_of(&got.body), stage.image.manifest.to_string());
+    let function = node.finished(stage.function()).await.unwrap();
+    assert_eq!(function.state, FunctionState::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_served_whole_and_in_single_ranges() {
+    let stage = Stage::with_nodes(2, FAST).await;
+    stage.provision_everywhere().await;
+    let (digest, content) = stage.largest_blob();
+    let size = content.len();
+    let node = &stage.nodes[1];
+    let path = format!("/v2/demo/image/blobs/{digest}");
+
+    let whole = get(node, &path, &[]).await;
+    assert_eq!(whole.status, 200);
+    assert!(whole.body == content, "the whole blob");
+    assert_eq!(whole.header("docker-content-digest"), digest);
+    assert_eq!(head(node, &path).await.header("content-length"), size.to_string());
+
+    for (range, expected) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=262143-262144", 262_143..262_145),
+        ("bytes=1000-", 1000..size),
+        ("bytes=-5", size - 5..size),
+    ] {
+        let part = get(node, &path, &[("Range", range)]).await;
+        assert_eq!(part.status, 206, "{range}");
+        let described = format!("bytes {}-{}/{size}", expected.start, expected.end - 1);
+        assert_eq!(part.header("content-range"), described);
+        assert!(part.body == content[expected], "{range}");
+    }
+    let beyond = get(node, &path, &[("Range", &format!("bytes={size}-"))]).await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, format!("bytes */{size}")));
+    assert_eq!(get(node, &path, &[("Range", "bytes=0-1,5-6")]).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_is_404_with_a_reason_that_clients_read() {
+    let stage = Stage::with_nodes(1, FAST).await;
+    let node = &stage.nodes[0];
+    let absent = format!("sha256:{}", "0".repeat(64));
+    for (path, status, code) in [
+        (format!("/v2/demo/image/manifests/{absent}"), 404, "MANIFEST_UNKNOWN"),
+        (format!("/v2/demo/image/blobs/{absent}"), 404, "BLOB_UNKNOWN"),
+        ("/v2/demo/image/blobs/latest".to_owned(), 400, "DIGEST_INVALID"),
+        ("/v2/demo/image/manifests/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
+        ("/v2/Demo/manifests/latest".to_owned(), 400, "NAME_INVALID"),
+        ("/v2/demo/image/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
+    ] {
+        let refused = get(node, &path, &[]).await;
+        assert_eq!(refused.status, status, "{path}");
+        let body: Value = serde_json::from_slice(&refused.body).unwrap();
+        assert_eq!(body["errors"][0]["code"], code, "{path}");
+        assert!(body["errors"][0]["message"].as_str().is_some_and(|text| text.len() > 5), "{path}");
+    }
+    let version = get(node, "/v2/", &[]).await;
+    assert_eq!(
+        (version.status, version.header("docker-distribution-api-version")),
+        (200, "registry/2.0".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_streamed_while_it_arrives_and_who_hangs_up_disturbs_nobody() {
+    let stage = Stage::with_nodes(2, slow(8 << 20)).await;
+    let node = &stage.nodes[1];
+    get(node, &stage.manifest_path(), &[]).await;
+    let (digest, content) = stage.largest_blob();
+    let path = format!("/v2/demo/image/blobs/{digest}");
+
+    let mut hasty = open(node, &path, &[]).await;
+    let first = hasty.read_some(1000).await;
+    assert!(first == content[..1000], "the first bytes");
+    let held = node.function(stage.function()).unwrap();
+    assert!(held.held_bytes < held.bytes, "bytes flow before all is there");
+    drop(hasty);
+
+    let patient = get(node, &path, &[]).await;
+    assert!(patient.body == content, "the whole blob");
+    assert_eq!(node.finished(stage.function()).await.unwrap().state, FunctionState::Ready);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn children_of_a_node_that_leaves_move_on_and_fetch_nothing_twice() {
+    let stage = Stage::with_nodes(5, slow(12 << 20)).await;
+    stage.start_everywhere().await;
+    stage.reach(stage.nodes.len(), 30).await;
+    let root = stage.root().await;
+    stage.nodes[root].shutdown().await;
+    for (number, node) in stage.nodes.iter().enumerate().filter(|(number, _)| *number != root) {
+        let function = timeout(LIMIT, node.finished(stage.function())).await.unwrap().unwrap();
+        assert_eq!(function.state, FunctionState::Ready, "n{}: {:?}", number + 1, function.error);
+        let counts = node.status().transfer;
+        assert_eq!(counts.origin_bytes + counts.peer_bytes, stage.image.bytes);
+        assert!(counts.wasted_bytes <= IN_FLIGHT, "n{} fetched {} twice", number + 1, counts.wasted_bytes);
+        stage.check_store(node);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_restarts_half_way_goes_on_where_it_was() {
+    let mut stage = Stage::with_nodes(3, slow(8 << 20)).await;
+    stage.start_everywhere().await;
+    stage.reach(3, 40).await;
+    let victim = 2;
+    let before = stage.nodes[victim].function(stage.function()).unwrap().held_bytes;
+    let old = stage.nodes[victim].status();
+    stage.restart(victim).await;
+    let node = &stage.nodes[victim];
+    let function = stage.wait_for_function(node).await;
+    assert_eq!(function.state, FunctionState::Ready, "{:?}", function.error);
+    let new = node.status();
+    assert_eq!(new.node, old.node);
+    assert!(new.incarnation > old.incarnation);
+    let received = new.transfer.origin_bytes + new.transfer.peer_bytes;
+    assert!(
+        received <= stage.image.bytes - before + IN_FLIGHT,
+        "held {before} of {}, yet received {received} after the restart",
+        stage.image.bytes
+    );
+    stage.check_store(node);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_origin_the_cluster_still_provisions() {
+    let mut stage = Stage::with_nodes(3, FAST).await;
+    stage.provision_everywhere().await;
+    stage.registry.stop();
+    let newcomer = stage.add_node().await;
+    let function = stage.provision_on(newcomer).await;
+    assert_eq!(function.state, FunctionState::Ready, "{:?}", function.error);
+    assert_eq!(function.peer_bytes, stage.image.bytes);
+    stage.check_store(&stage.nodes[newcomer]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_serves_wrong_bytes_spoils_nothing() {
+    let stage = Stage::with_origin(2, FAST, Origin::FlipsABit).await;
+    let functions = stage.provision_everywhere().await;
+    for function in functions {
+        assert_eq!(function.state, FunctionState::Failed);
+        let error = function.error.unwrap();
+        assert!(error.contains("sha256:") && error.contains("discarded"), "{error}");
+    }
+    for node in &stage.nodes {
+        assert!(stage.wrong_blob_is_absent(node), "a wrong blob must never be kept as complete");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_data_directory_has_one_node() {
+    let stage = Stage::with_nodes(1, FAST).await;
+    let error = stage.start_double_on_data_of(0).await.err().unwrap();
+    assert!(format!("{error:#}").contains("in use by another process"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_with_the_same_id_is_refused() {
+    let stage = Stage::with_nodes(2, FAST).await;
+    let error = stage.start_double_with_id_of(1).await.err().unwrap();
+    let text = format!("{error:#}");
+    assert!(text.contains("n2") && text.contains("taken by a live node"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_another_secret_is_refused() {
+    let stage = Stage::with_nodes(2, FAST).await;
+    let error = stage.start_stranger().await.err().unwrap();
+    assert!(format!("{error:#}").contains("same secret"), "{error:#}");
+    assert!(stage.nodes.iter().all(|node| node.members().len() == 2));
+}
+
+/// The API is on the mirror's port.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_readiness_are_told() {
+    let stage = Stage::with_nodes(1, FAST).await;
+    for path in ["/healthz", "/readyz"] {
+        let Response { status, .. } = get(&stage.nodes[0], path, &[]).await;
+        assert_eq!(status, 200, "{path}");
+    }
+}
