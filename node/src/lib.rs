@@ -1,6 +1,12 @@
 //! One running machine.
+//!
+//! [`node`] runs, as [`config`] tells it to: it wires `membership` and `transfer` to the network (`quic`, [`trust`]), and
+//! adds what an image is (`documents`, `provision`, `origins`). Container runtimes meet it in the `mirror`; people and
+//! schedulers over the [`api`], most of them through the [`client`]; [`render`] and [`units`] turn its answers into text.
+//! [`demo`] shows many nodes on one machine.
 
 pub mod api;
+pub mod client;
 pub mod config;
 pub mod demo;
 mod documents;
@@ -12,6 +18,8 @@ mod origins;
 mod provision;
 mod quic;
 mod range;
+pub mod render;
 pub mod trust;
+pub mod units;
 
 pub use node::Node;

@@ -323,7 +323,7 @@ impl Node {
         let elapsed = progress.elapsed.unwrap_or_else(|| progress.started.elapsed());
         api::Function {
             function: function.id,
-            reference: function.reference.to_string(),
+            reference: function.reference.clone(),
             state,
             bytes: function.bytes(),
             held_bytes: progress.held_bytes(),
@@ -357,7 +357,7 @@ impl Node {
         let known = self.inner.provisioner.function(function);
         api::Tree {
             function,
-            reference: known.map(|function| function.reference.to_string()),
+            reference: known.map(|function| function.reference.clone()),
             nodes: nodes.collect(),
         }
     }

@@ -1,0 +1,253 @@
+//! Asks a node over its HTTP API, for the command line and for tests.
+//!
+//! Owns the exchange and what its failures mean to a person. Owns no output and no retries: whoever asks sees at once
+//! that nobody answers. Plain HTTP only, as the API is served.
+
+mod sse;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response, Url, header, redirect};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use crate::api::{Function, Member, Problem, ProvisionRequest, Status, Tree, TreeQuery};
+
+/// For a connection. The node is on this machine or near it.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// For the head of an answer. A node that has to ask an origin about a tag tries for a while before it gives up.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+/// For the next piece of an answer. A node that provisions shows every ten seconds that it is there.
+const PIECE_PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer, event streams aside. The members of a cluster of 100,000 fit.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// A request to a node came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answered; nothing was asked for, or nobody knows.
+    #[error(
+        "no answer from a node at {node}: {reason}\n\
+         Is `faasnet node` running there? Name another node by --node URL or FAASNET_NODE."
+    )]
+    Unreachable {
+        /// Who was asked.
+        node: NodeUrl,
+        /// What happened instead.
+        reason: String,
+    },
+    /// The node answered that it cannot or will not.
+    #[error("{problem}\n(so says the node at {node}, with HTTP status {status})")]
+    Refused {
+        /// Who was asked.
+        node: NodeUrl,
+        /// The HTTP status.
+        status: u16,
+        /// The node's own words.
+        problem: String,
+    },
+    /// The node began to answer and stopped. What was asked for may go on or not.
+    #[error("the node at {node} stopped in the middle of its answer: {reason}\nIts log may say why.")]
+    Interrupted {
+        /// Who was asked.
+        node: NodeUrl,
+        /// What happened instead.
+        reason: String,
+    },
+    /// Something else than a node answered, or a node of another release.
+    #[error(
+        "what answers at {node} does not speak faasnet's API: {reason}\n\
+         Name a node's HTTP address by --node URL or FAASNET_NODE."
+    )]
+    Garbled {
+        /// Who was asked.
+        node: NodeUrl,
+        /// What came instead.
+        reason: String,
+    },
+}
+
+/// The HTTP address of a node: `http://HOST:PORT`, or `HOST:PORT` for short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUrl(Url);
+
+/// Text that is no address of a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no node's address: it must read http://HOST:PORT, without a path")]
+pub struct NodeUrlError(String);
+
+impl FromStr for NodeUrl {
+    type Err = NodeUrlError;
+    fn from_str(text: &str) -> Result<Self, NodeUrlError> {
+        let refuse = || NodeUrlError(text.chars().take(200).collect());
+        let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let url = Url::parse(&full).map_err(|_| refuse())?;
+        let is_bare = url.path() == "/"
+            && url.query().is_none()
+            && url.fragment().is_none()
+            && url.username().is_empty()
+            && url.password().is_none();
+        if url.scheme() == "http" && url.has_host() && is_bare { Ok(Self(url)) } else { Err(refuse()) }
+    }
+}
+
+impl fmt::Display for NodeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+/// Asks one node.
+#[derive(Debug, Clone)]
+pub struct Client {
+    node: NodeUrl,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// Asks the node at this address. Connects to nobody yet. Proxies from the environment are passed by: they stand
+    /// between this machine and the world, and the node is on this side.
+    pub fn new(node: NodeUrl) -> Self {
+        // reqwest wants to know how it would speak TLS before it opens any connection, though none of these will.
+        let tls =
+            rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .expect("ring supports the default TLS versions")
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_PATIENCE)
+            .user_agent(concat!("faasnet/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .expect("these settings do not contradict each other");
+        Self { node, http }
+    }
+
+    /// The node as a whole.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.get("status").await
+    }
+
+    /// The live members that the node knows.
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        self.get("members").await
+    }
+
+    /// The functions that the node provisions or holds.
+    pub async fn functions(&self) -> Result<Vec<Function>, Error> {
+        self.get("functions").await
+    }
+
+    /// The function tree that `query` names.
+    pub async fn tree(&self, query: &TreeQuery) -> Result<Tree, Error> {
+        let mut url = self.url("tree");
+        let reference = query.reference.iter().map(|reference| ("reference", reference.to_string()));
+        let function = query.function.iter().map(|function| ("function", function.to_string()));
+        url.query_pairs_mut().extend_pairs(reference.chain(function));
+        self.read(self.http.get(url)).await
+    }
+
+    /// Has the node provision a function and waits for the end, which is `ready` or `failed`. Tells `progress` whenever
+    /// something has changed.
+    pub async fn provision(
+        &self,
+        request: &ProvisionRequest,
+        mut progress: impl FnMut(&Function),
+    ) -> Result<Function, Error> {
+        let body = serde_json::to_vec(request).expect("names and platforms are valid JSON");
+        let request = self
+            .http
+            .request(Method::POST, self.url("provisions"))
+            .header(header::ACCEPT, "text/event-stream")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body);
+        let mut response = self.send(request).await?;
+        let mut parser = sse::Parser::default();
+        while let Some(piece) = self.next_piece(&mut response).await? {
+            for event in parser.push(&piece).map_err(|error| self.garbled(error))? {
+                let function = || serde_json::from_str(&event.data).map_err(|error| self.garbled(error));
+                match event.name.as_str() {
+                    "progress" => progress(&function()?),
+                    "done" | "failed" => return function(),
+                    _ => {}
+                }
+            }
+        }
+        Err(self.interrupted("it neither finished nor failed"))
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.node.0.clone();
+        url.set_path(&format!("/api/v1/{path}"));
+        url
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.read(self.http.get(self.url(path))).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let response = self.send(request).await?;
+        let body = self.read_body(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.garbled(error))
+    }
+
+    /// The head of an answer of success.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        let unreachable = |reason| Error::Unreachable { node: self.node.clone(), reason };
+        let response = match timeout(ANSWER_PATIENCE, request.send()).await {
+            Ok(sent) => sent.map_err(|error| unreachable(describe(error)))?,
+            Err(_) => return Err(unreachable(format!("nothing came within {ANSWER_PATIENCE:?}"))),
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.read_body(response).await?;
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(Problem { error: problem }) => {
+                Err(Error::Refused { node: self.node.clone(), status: status.as_u16(), problem })
+            }
+            Err(_) => Err(self.garbled(format!("it answers with HTTP status {status}"))),
+        }
+    }
+
+    async fn read_body(&self, mut response: Response) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.next_piece(&mut response).await? {
+            if body.len() + piece.len() > MAX_ANSWER_BYTES {
+                return Err(self.garbled(format!("its answer has more than {MAX_ANSWER_BYTES} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    async fn next_piece(&self, response: &mut Response) -> Result<Option<bytes::Bytes>, Error> {
+        match timeout(PIECE_PATIENCE, response.chunk()).await {
+            Ok(piece) => piece.map_err(|error| self.interrupted(&describe(error))),
+            Err(_) => Err(self.interrupted(&format!("nothing came for {PIECE_PATIENCE:?}"))),
+        }
+    }
+
+    fn interrupted(&self, reason: &str) -> Error {
+        Error::Interrupted { node: self.node.clone(), reason: reason.to_owned() }
+    }
+
+    fn garbled(&self, reason: impl fmt::Display) -> Error {
+        Error::Garbled { node: self.node.clone(), reason: reason.to_string() }
+    }
+}
+
+/// What is at the bottom of an error: the layers above only say that a request has failed.
+fn describe(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
