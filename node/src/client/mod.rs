@@ -251,3 +251,103 @@ fn describe(error: reqwest::Error) -> String {
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
     causes.last().map(ToString::to_string).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use axum::Router;
+    use axum::http::StatusCode;
+    use axum::routing::{get, post};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::api::FunctionState;
+
+    const FUNCTION: &str = r#"{"function":"sha256:abababababababababababababababababababababababababababababababab","reference":"alpine","state":"provisioning","bytes":10,"held_bytes":9,"origin_bytes":1,"peer_bytes":8,"elapsed_ms":5,"parent":null,"depth":null,"participants":3,"sources":{},"error":null}"#;
+
+    async fn serve(routes: Router) -> (Client, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        (Client::new(address.to_string().parse().unwrap()), address)
+    }
+
+    async fn provision(body: String) -> (Result<Function, Error>, Vec<u64>) {
+        let (client, _) = serve(Router::new().route("/api/v1/provisions", post(async || body))).await;
+        let request = ProvisionRequest { reference: "alpine".parse().unwrap(), platform: None };
+        let mut seen = Vec::new();
+        (client.provision(&request, |function| seen.push(function.held_bytes)).await, seen)
+    }
+
+    #[test]
+    fn nodes_are_named_by_http_addresses() {
+        let rows = [
+            ("http://127.0.0.1:7401", "http://127.0.0.1:7401"),
+            ("http://vm-1:7401/", "http://vm-1:7401"),
+            ("vm-1:7401", "http://vm-1:7401"),
+            ("[::1]:7401", "http://[::1]:7401"),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text.parse::<NodeUrl>().unwrap().to_string(), expected, "{text}");
+        }
+        for text in
+            ["", "https://vm-1", "http://", "http://a/b", "http://a?b", "http://a:b@c", "ftp://a", "a b"]
+        {
+            assert!(text.parse::<NodeUrl>().is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn provisioning_is_followed_to_its_end() {
+        let event = |name: &str, held: u64, state: &str| {
+            let held = format!("\"held_bytes\":{held}");
+            let data = FUNCTION.replace("\"held_bytes\":9", &held).replace("provisioning", state);
+            format!(": still here\n\nevent: {name}\ndata: {data}\n\n")
+        };
+        let start = event("progress", 1, "provisioning") + &event("progress", 5, "provisioning");
+        let (done, seen) = provision(start.clone() + &event("done", 10, "ready")).await;
+        assert_eq!((done.unwrap().state, seen), (FunctionState::Ready, vec![1, 5]));
+        let (failed, _) = provision(start.clone() + &event("failed", 5, "failed")).await;
+        assert_eq!(failed.unwrap().state, FunctionState::Failed);
+        let (cut, seen) = provision(start).await;
+        assert!(matches!(cut, Err(Error::Interrupted { .. })), "{cut:?}");
+        assert_eq!(seen, [1, 5]);
+        let (garbled, _) = provision("event: done\ndata: <html>\n\n".into()).await;
+        assert!(matches!(garbled, Err(Error::Garbled { .. })), "{garbled:?}");
+    }
+
+    #[tokio::test]
+    async fn failures_name_the_node_and_the_next_step() {
+        let problem = || async { (StatusCode::NOT_FOUND, r#"{"error":"no such image"}"#) };
+        let routes = Router::new()
+            .route("/api/v1/tree", get(problem))
+            .route("/api/v1/members", get(async || "<html>"))
+            .route("/api/v1/status", get(async || (StatusCode::BAD_GATEWAY, "<html>")));
+        let (client, address) = serve(routes).await;
+        let check = |error: Error, words: &[&str]| {
+            let text = error.to_string();
+            assert!(text.contains(&format!("http://{address}")), "{text}");
+            assert!(words.iter().all(|words| text.contains(words)), "{text}");
+        };
+        let query = TreeQuery { reference: "alpine:3".parse().ok(), function: None };
+        check(client.tree(&query).await.unwrap_err(), &["no such image", "404"]);
+        check(client.members().await.unwrap_err(), &["does not speak faasnet's API", "--node"]);
+        check(client.status().await.unwrap_err(), &["502"]);
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let error = Client::new(address.to_string().parse().unwrap()).status().await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "no answer from a node at http://{address}: Connection refused (os error 111)\n\
+                 Is `faasnet node` running there? Name another node by --node URL or FAASNET_NODE."
+            )
+        );
+    }
+}

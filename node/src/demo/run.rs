@@ -6,12 +6,13 @@
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
-use membership::FunctionId;
+use membership::{FunctionId, NodeId};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use transfer::digest::Sha256;
@@ -25,6 +26,7 @@ use super::registry::EmbeddedRegistry;
 use crate::api;
 use crate::config::{Config, OriginSpec, Secret};
 use crate::node::Node;
+use crate::render::Paint;
 
 /// How long the nodes may take to find each other: far more than the second it takes.
 const MEETING_LIMIT: Duration = Duration::from_secs(60);
@@ -45,6 +47,8 @@ pub struct Options {
     pub json: bool,
     /// Stay up afterwards until interrupted.
     pub keep: bool,
+    /// Whether to write colours.
+    pub paint: Paint,
 }
 
 /// One way of pulling the image everywhere.
@@ -66,7 +70,7 @@ pub struct Outcome {
     /// The direct clients' pull.
     pub direct: Pull,
     /// How each node's went.
-    pub functions: Vec<(String, api::Function)>,
+    pub functions: Vec<(NodeId, api::Function)>,
     /// The function tree.
     pub tree: api::Tree,
 }
@@ -114,7 +118,7 @@ impl Cluster {
     }
 
     /// Has every node provision the image at the same moment.
-    pub async fn pull(&self, bars: &Bars) -> anyhow::Result<(Pull, Vec<(String, api::Function)>)> {
+    pub async fn pull(&self, bars: &Bars) -> anyhow::Result<(Pull, Vec<(NodeId, api::Function)>)> {
         self.registry.reset_egress();
         let started = Instant::now();
         let pulls = self.nodes.iter().map(|node| self.pull_on(node, bars));
@@ -123,7 +127,7 @@ impl Cluster {
         Ok((pull, functions))
     }
 
-    async fn pull_on(&self, node: &Node, bars: &Bars) -> anyhow::Result<(String, api::Function)> {
+    async fn pull_on(&self, node: &Node, bars: &Bars) -> anyhow::Result<(NodeId, api::Function)> {
         let id = node.provision(&self.reference, None).await?;
         let finished = node.finished(id);
         tokio::pin!(finished);
@@ -142,7 +146,7 @@ impl Cluster {
             bail!("{}: {error}", node.id());
         }
         bars.show(node.id().as_str(), function.held_bytes, function.bytes);
-        Ok((node.id().to_string(), function))
+        Ok((node.id().clone(), function))
     }
 
     /// The function that was pulled.
@@ -158,8 +162,19 @@ impl Cluster {
         Ok(Pull { origin_bytes: self.registry.egress_bytes(), elapsed: started.elapsed() })
     }
 
+    /// What a direct client is called.
+    pub fn client_name(number: usize) -> String {
+        format!("client {number}")
+    }
+
+    /// The image's name within its registry, with its tag or digest.
+    pub fn path(&self) -> String {
+        let name = self.reference.to_string();
+        name.split_once('/').map(|(_, path)| path.to_owned()).unwrap_or(name)
+    }
+
     async fn direct_client(&self, number: usize, bars: &Bars) -> anyhow::Result<()> {
-        let name = format!("client {number}");
+        let name = Self::client_name(number);
         let origin = RegistryOrigin::new(self.reference.registry(), RegistryConfig::default())?;
         let repository = self.reference.repository();
         let mut document = origin.manifest(repository, &self.reference.selector()).await?;
@@ -169,7 +184,7 @@ impl Cluster {
         }
         let manifest = Manifest::parse(&document)?;
         let total: u64 = manifest.blobs().map(|blob| blob.size).sum();
-        let done = std::sync::atomic::AtomicU64::new(0);
+        let done = AtomicU64::new(0);
         let blobs: Vec<_> = manifest.blobs().cloned().collect();
         let (origin, done, name) = (&origin, &done, &name);
         let pulls = blobs.iter().map(|blob| async move {
@@ -179,7 +194,7 @@ impl Cluster {
                 let chunk = chunk?;
                 hasher.update(&chunk);
                 let length = chunk.len() as u64;
-                let before = done.fetch_add(length, std::sync::atomic::Ordering::Relaxed);
+                let before = done.fetch_add(length, Ordering::Relaxed);
                 bars.show(name, before + length, total);
             }
             ensure!(hasher.finish() == blob.digest, "{} does not match its digest", blob.digest);
