@@ -70,8 +70,8 @@ async fn tree(
     query: Result<Query<TreeQuery>, QueryRejection>,
 ) -> Result<Json<Tree>, Refusal> {
     let Query(query) = query?;
-    let function = match (query.reference, query.function) {
-        (Some(reference), None) => node.resolve(&reference).await?,
+    let function = match (&query.reference, query.function) {
+        (Some(reference), None) => node.resolve(reference).await?,
         (None, Some(function)) => function,
         _ => {
             return Err(Refusal::new(
@@ -80,7 +80,8 @@ async fn tree(
             ));
         }
     };
-    Ok(Json(node.tree(function)))
+    let tree = node.tree(function);
+    Ok(Json(Tree { reference: tree.reference.or(query.reference), ..tree }))
 }
 
 /// Whoever waits and goes away leaves the provisioning to go on: others may wait for it, too.

@@ -13,19 +13,31 @@ use super::terminal;
 pub(super) struct LogArgs {
     /// What to log on standard error: error, warn, info, debug, trace, off, or directives such as
     /// warn,transfer=debug
-    #[arg(long, global = true, env = "FAASNET_LOG", value_name = "LEVEL", default_value = "warn")]
+    #[arg(
+        long,
+        global = true,
+        env = "FAASNET_LOG",
+        value_name = "LEVEL",
+        default_value = "warn",
+        help_heading = "Logging"
+    )]
     log: LogFilter,
 
-    /// How to write the log
-    #[arg(long, global = true, env = "FAASNET_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    /// How to write the log: lines for people, or a JSON object per line
+    #[arg(
+        long,
+        global = true,
+        env = "FAASNET_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text",
+        help_heading = "Logging"
+    )]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
-    /// A line for people
     Text,
-    /// A JSON object per line
     Json,
 }
 

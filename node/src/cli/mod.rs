@@ -23,7 +23,7 @@ Exit codes:
   1  failed
   2  the command line is wrong
   3  no node answers where one was asked
-  4  the node refuses: the image does not exist, cannot be used, or access is denied; trying again will not help
+  4  the node refuses, and will again: no such image, no access, or of no use
 
 Examples:
   faasnet demo                                       eight nodes on this machine share one image
@@ -129,7 +129,10 @@ impl Cli {
             _ => tokio::runtime::Builder::new_current_thread(),
         };
         let runtime = runtime.enable_all().build().context("the process cannot have its threads")?;
-        runtime.block_on(self.command.run())
+        let result = runtime.block_on(self.command.run());
+        // Whoever must end at once does not wait for a disk; all others have finished what matters.
+        runtime.shutdown_background();
+        result
     }
 }
 

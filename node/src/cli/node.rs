@@ -99,8 +99,8 @@ pub(super) struct NodeArgs {
     )]
     insecure_no_secret: bool,
 
-    /// What stands behind a registry's name: another registry, or an OCI layout or archive on disk. Repeat it, or
-    /// separate them by commas. Registries without one are asked under their own names
+    /// What stands behind a registry's name: another registry, or an OCI layout or archive on disk. A URL alone goes by
+    /// its host and port. Repeat it, or separate them by commas. Registries without one are asked under their own names
     #[arg(
         long = "origin",
         env = "FAASNET_ORIGIN",
@@ -133,7 +133,7 @@ pub(super) struct NodeArgs {
 
 /// Runs a node until a signal or the cluster ends it.
 pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
-    let config = args.into_config(Surroundings::look())?;
+    let config = args.into_config(&Surroundings::look())?;
     let mut signals = Signals::listen()?;
     let node = tokio::select! {
         node = Box::pin(Node::start(config)) => node.context("the node cannot start")?,
@@ -207,7 +207,7 @@ impl Surroundings {
 }
 
 impl NodeArgs {
-    fn into_config(self, surroundings: Surroundings) -> anyhow::Result<Config> {
+    fn into_config(self, surroundings: &Surroundings) -> anyhow::Result<Config> {
         let secret = read_secret(self.secret_file.as_deref(), surroundings.secret.as_deref())?;
         if secret.is_some() && self.insecure_no_secret {
             bail!("--insecure-no-secret and a secret contradict each other; give one of them");
@@ -269,7 +269,7 @@ mod tests {
         node: NodeArgs,
     }
 
-    fn config(flags: &[&str], surroundings: Surroundings) -> anyhow::Result<Config> {
+    fn config(flags: &[&str], surroundings: &Surroundings) -> anyhow::Result<Config> {
         Only::try_parse_from([&["node"], flags].concat())?.node.into_config(surroundings)
     }
 
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_node_without_flags_has_defaults() {
-        let config = config(&[], at_home()).unwrap();
+        let config = config(&[], &at_home()).unwrap();
         assert_eq!(config.http.to_string(), "127.0.0.1:7401");
         assert_eq!(config.cluster, "faasnet");
         assert_eq!(config.zone, Zone::default());
@@ -296,7 +296,7 @@ mod tests {
                      --seed c:3 --zone z --cluster blue --insecure-no-secret --origin docker.io=/images \
                      --origin quay.io=https://mirror.example --default-origin quay.io --platform linux/arm64";
         let flags: Vec<&str> = flags.split_whitespace().collect();
-        let config = config(&flags, at_home()).unwrap();
+        let config = config(&flags, &at_home()).unwrap();
         assert_eq!(config.id.unwrap().as_str(), "vm-1");
         assert_eq!(config.listen.unwrap().to_string(), "0.0.0.0:7");
         assert_eq!(config.advertise.unwrap().to_string(), "10.0.0.1:7");
@@ -325,7 +325,7 @@ mod tests {
         check(false, "x", "/home/ada", Some("/home/ada/.local/share/faasnet"));
         check(false, "", "/home/ada", Some("/home/ada/.local/share/faasnet"));
         check(false, "", "", None);
-        let error = config(&[], Surroundings::default()).err().unwrap().to_string();
+        let error = config(&[], &Surroundings::default()).err().unwrap().to_string();
         assert!(error.contains("--data"), "{error}");
     }
 
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_secret_and_doing_without_contradict_each_other() {
         let secret = Some(Secret::generate().expose().to_owned());
-        let error = config(&["--insecure-no-secret"], Surroundings { secret, ..at_home() }).err().unwrap();
+        let error = config(&["--insecure-no-secret"], &Surroundings { secret, ..at_home() }).err().unwrap();
         assert!(error.to_string().contains("contradict"), "{error}");
     }
 

@@ -15,8 +15,8 @@ use super::{AskArgs, Failure, terminal};
 
 /// Between lines of progress where there is no terminal: often enough to see that it goes on, seldom enough for a log.
 const LINE_PERIOD: Duration = Duration::from_secs(10);
-/// With a terminal of 80 columns, the name of most images stays whole.
-const BAR: &str = "{binary_bytes}/{binary_total_bytes} [{bar:24}] {percent}%  {binary_bytes_per_sec}  {msg}";
+/// Short, so that a terminal of 80 columns has room for where the bytes come from.
+const BAR: &str = "[{bar:16}] {binary_bytes}/{binary_total_bytes}  {wide_msg}";
 
 /// Provision an image on a node, and wait until it is there
 ///
@@ -72,19 +72,20 @@ impl Progress {
     }
 
     fn show(&mut self, function: &Function) {
-        let from = render::came_from(function).join(", ");
         match self {
             Self::Bar(bar) => {
                 bar.set_length(function.bytes);
                 bar.set_position(function.held_bytes);
-                bar.set_message(from);
+                bar.set_message(render::came_from(function).join(", "));
             }
             Self::Lines { next } => {
                 let now = Instant::now();
                 if now >= *next {
                     *next = now + LINE_PERIOD;
-                    let (held, all) = (units::bytes(function.held_bytes), units::bytes(function.bytes));
-                    eprintln!("{}: {held} of {all}, {from}", function.reference);
+                    let held = units::bytes(function.held_bytes);
+                    let mut parts = vec![format!("{held} of {}", units::bytes(function.bytes))];
+                    parts.extend(render::came_from(function));
+                    eprintln!("{}: {}", function.reference, parts.join(", "));
                 }
             }
         }
