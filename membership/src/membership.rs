@@ -264,16 +264,16 @@ impl Membership {
 
     async fn ask_two(&self, first: &Peer, second: &Peer, function: FunctionId, joiner: &Joiner) -> Joined {
         let one = self.ask_greeter(first, function, joiner);
-        tokio::pin!(one);
-        if let Ok(Some(joined)) = timeout(GREETER_HEDGE, &mut one).await {
-            return joined;
-        }
         let other = self.ask_greeter(second, function, joiner);
-        tokio::pin!(other);
-        let joined = tokio::select! {
-            Some(joined) = &mut one => Some(joined),
-            Some(joined) = &mut other => Some(joined),
-            else => None,
+        tokio::pin!(one, other);
+        let joined = match timeout(GREETER_HEDGE, &mut one).await {
+            Ok(Some(joined)) => Some(joined),
+            Ok(None) => other.await,
+            Err(_) => tokio::select! {
+                Some(joined) = &mut one => Some(joined),
+                Some(joined) = &mut other => Some(joined),
+                else => None,
+            },
         };
         joined.unwrap_or_else(|| {
             debug!(%function, "neither greeter answered; greeting itself");
