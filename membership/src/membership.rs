@@ -112,6 +112,8 @@ struct Inner {
     view: watch::Sender<Arc<View>>,
     expelled: watch::Sender<Option<String>>,
     refresh: Notify,
+    /// Held while the view is brought up to date, so that an older one never replaces a newer one.
+    observing: tokio::sync::Mutex<()>,
     stop: CancellationToken,
 }
 
@@ -140,6 +142,7 @@ impl Membership {
                 view,
                 expelled: watch::Sender::new(None),
                 refresh: Notify::new(),
+                observing: tokio::sync::Mutex::default(),
                 stop: CancellationToken::new(),
             }),
         };
@@ -418,13 +421,18 @@ impl Membership {
 
     /// Brings the view up to date with gossip and suspicion.
     async fn observe(&self) {
+        let _one_at_a_time = self.inner.observing.lock().await;
         let sightings = self.inner.gossip.sightings().await;
         let actions = self.with_suspicion(|suspicion, now| suspicion.observe(now, &sightings));
         for action in actions {
             self.act(action);
         }
         let verdict = |node: &NodeId| self.inner.suspicion.lock().verdict(node);
-        let leaving = self.inner.leaving.lock().clone();
+        let leaving = {
+            let mut leaving = self.inner.leaving.lock();
+            leaving.retain(|node, _| sightings.contains_key(node));
+            leaving.clone()
+        };
         let members = self.inner.gossip.members(verdict, &leaving).await;
         if let Some(double) = self.inner.gossip.newer_self().await {
             self.expel(format!(
