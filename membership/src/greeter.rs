@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::id::{FunctionId, NodeId, Zone};
 use crate::stamp::{HybridClock, Stamp};
@@ -91,6 +92,31 @@ impl Greeter {
         self.forget_old(now_ms);
     }
 
+    /// Takes note that the view has changed. Once gossip tells that a member takes part, it is gossip that tells when it
+    /// no longer does; and a member that leaves or is gone takes part in nothing.
+    pub fn follow(&mut self, old: &View, new: &View) {
+        let news =
+            new.members().filter(|member| !old.get(&member.node).is_some_and(|was| Arc::ptr_eq(was, member)));
+        for member in news {
+            if member.state == MemberState::Leaving {
+                self.forget_everywhere(&member.node);
+            }
+            for function in member.functions.keys() {
+                self.forget(*function, &member.node);
+            }
+        }
+        for member in old.members().filter(|member| new.get(&member.node).is_none()) {
+            self.forget_everywhere(&member.node);
+        }
+    }
+
+    fn forget_everywhere(&mut self, node: &NodeId) {
+        let functions: Vec<_> = self.greetings.keys().copied().collect();
+        for function in functions {
+            self.forget(function, node);
+        }
+    }
+
     /// Forgets one participant, which has left the function.
     pub fn forget(&mut self, function: FunctionId, node: &NodeId) {
         let Some(greeted) = self.greetings.get_mut(&function) else { return };
@@ -170,8 +196,6 @@ pub struct Lineage {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::view::{Member, Participation};
 
@@ -247,6 +271,27 @@ mod tests {
         let again = Joiner { avoid: vec![node(0)], ..joiner(2) };
         let joined = greeter.greet(FUNCTION, &again, &view, 1001);
         assert_eq!(joined.ancestors.iter().map(|c| c.node.clone()).collect::<Vec<_>>(), [node(1)]);
+    }
+
+    #[test]
+    fn gossip_takes_over_whom_it_tells_of_and_takes_along_whom_it_loses() {
+        let published = Participation { stamp: Stamp::default(), state: ParticipationState::Provisioning };
+        let (before, with_both) = (view_of(&[]), view_of(&[(1, published), (2, published)]));
+        let with_one = View::new(node(0), with_both.get(&node(1)).cloned());
+        for (old, new, expected) in [
+            (&before, &with_both, vec![node(3)]),
+            (&with_both, &with_one, vec![node(1), node(3)]),
+            (&with_both, &with_both, vec![node(1), node(2), node(3)]),
+        ] {
+            let mut greeter = Greeter::default();
+            for i in 1..=3 {
+                greeter.greet(FUNCTION, &joiner(i), &before, 1000);
+            }
+            greeter.follow(old, new);
+            let known: Vec<_> =
+                greeter.participants(&FUNCTION, &before).into_iter().map(|c| c.node).collect();
+            assert_eq!(known, expected);
+        }
     }
 
     #[test]

@@ -313,8 +313,10 @@ impl Membership {
 
     fn greet(&self, function: FunctionId, joiner: &Joiner) -> Joined {
         let config = self.config();
-        let view = self.current();
-        let joined = self.inner.greeter.lock().greet(function, joiner, &view, config.clock.now_ms());
+        let joined = {
+            let mut greeter = self.inner.greeter.lock();
+            greeter.greet(function, joiner, &self.current(), config.clock.now_ms())
+        };
         let other = self
             .greeters(&function)
             .into_iter()
@@ -440,15 +442,14 @@ impl Membership {
                 self.config().node
             ));
         }
-        let new = View::new(self.config().node.clone(), members);
-        self.inner.view.send_if_modified(|view| {
-            if **view == new {
-                return false;
-            }
-            tell(view, &new);
-            *view = Arc::new(new);
-            true
-        });
+        let (old, new) = (self.current(), View::new(self.config().node.clone(), members));
+        if *old != new {
+            tell(&old, &new);
+            // Held until the view is out: nobody may find a participant in neither of the two.
+            let mut greeter = self.inner.greeter.lock();
+            greeter.follow(&old, &new);
+            self.inner.view.send_replace(Arc::new(new));
+        }
     }
 
     // Requests of others.
