@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::lookup_host;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, error, info, warn};
 
 use crate::control::{AskError, ask};
@@ -23,11 +25,15 @@ const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Between rounds afterwards: how soon a split cluster is mended once the network is whole again.
 const VISIT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long one seed may take to answer. Covers the probe by which it tells a restart from a second node.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long the seeds may take to answer a node that starts, and half of that for their names to resolve: so long
+/// does a node wait whose seeds are down. Covers the probe by which a seed tells a restart from a second node.
+const FIRST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a name may take to resolve.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same in later rounds, in which nobody waits.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long the other seeds are waited for once one has welcomed this node.
+const AFTER_WELCOME: Duration = Duration::from_millis(200);
 
 /// Most addresses visited in a round: one name may stand for a whole fleet.
 const MAX_ADDRESSES: usize = 16;
@@ -42,7 +48,7 @@ struct Round {
 
 /// The first round. An error is the answer that this node may not enter; seeds that are down are no error.
 pub(crate) async fn introduce(membership: &Membership) -> Result<bool, StartError> {
-    let round = visit(membership, true).await;
+    let round = visit(membership, FIRST_PATIENCE).await;
     if let Some((seed, refusal)) = round.refused {
         return Err(StartError::Refused { seed, refusal });
     }
@@ -56,7 +62,13 @@ pub(crate) async fn introduce(membership: &Membership) -> Result<bool, StartErro
 pub(crate) async fn keep_in_touch(membership: Membership, mut welcomed: bool) {
     loop {
         sleep(if welcomed { VISIT_INTERVAL } else { SEARCH_INTERVAL }).await;
-        let round = visit(&membership, !welcomed).await;
+        if welcomed {
+            for addr in resolve(&membership, PATIENCE / 2, false).await {
+                membership.gossip_with(addr);
+            }
+            continue;
+        }
+        let round = visit(&membership, PATIENCE).await;
         if let Some((seed, refusal)) = round.refused {
             membership.expel(format!("seed {seed} refuses this node: {refusal}"));
             return;
@@ -64,48 +76,55 @@ pub(crate) async fn keep_in_touch(membership: Membership, mut welcomed: bool) {
         if let Some(error) = round.untrusted {
             error!("{error}; nodes of one cluster need the same secret");
         }
-        if round.welcomed && !welcomed {
+        if round.welcomed {
             info!("a seed has answered");
             welcomed = true;
         }
     }
 }
 
-async fn visit(membership: &Membership, introduce: bool) -> Round {
-    let addresses = resolve(membership, introduce).await;
-    for addr in &addresses {
-        membership.gossip_with(*addr);
-    }
+/// Introduces this node, and gossips with those who welcome it. With nobody if it is refused: news of a second node
+/// under one id would push the first out of everybody's view.
+async fn visit(membership: &Membership, patience: Duration) -> Round {
+    let addresses = resolve(membership, patience / 2, true).await;
     let mut round = Round::default();
-    if !introduce {
-        return round;
-    }
-    let greetings = addresses.iter().map(|addr| hello(membership, *addr));
-    for (addr, answer) in addresses.iter().zip(join_all(greetings).await) {
+    let mut welcoming = Vec::new();
+    let mut deadline = Instant::now() + patience;
+    let greet = |addr| async move { (addr, hello(membership, addr, patience).await) };
+    let mut answers: FuturesUnordered<_> = addresses.into_iter().map(greet).collect();
+    while let Ok(Some((addr, answer))) = timeout_at(deadline, answers.next()).await {
         match answer {
-            Ok(Reply::Welcome) => round.welcomed = true,
-            Ok(Reply::Refused(refusal)) => round.refused = Some((*addr, refusal)),
+            Ok(Reply::Welcome) => {
+                deadline = deadline.min(Instant::now() + AFTER_WELCOME);
+                round.welcomed = true;
+                welcoming.push(addr);
+            }
+            Ok(Reply::Refused(refusal)) => round.refused = Some((addr, refusal)),
             Ok(other) => warn!(seed = %addr, ?other, "a seed gave an answer that is none"),
             Err(AskError::Link(error @ LinkError::Untrusted { .. })) => round.untrusted = Some(error),
             Err(error) => debug!(seed = %addr, %error, "a seed did not answer"),
         }
     }
+    if round.refused.is_none() {
+        welcoming.into_iter().for_each(|addr| membership.gossip_with(addr));
+    }
     round
 }
 
-async fn hello(membership: &Membership, seed: SocketAddr) -> Result<Reply, AskError> {
+async fn hello(membership: &Membership, seed: SocketAddr, patience: Duration) -> Result<Reply, AskError> {
     let config = membership.config();
     let request =
         Request::Hello { protocol: PROTOCOL_VERSION, incarnation: config.incarnation, addr: config.addr };
-    ask(membership.link(), &Peer::any(seed), &request, HELLO_TIMEOUT).await
+    ask(membership.link(), &Peer::any(seed), &request, patience).await
 }
 
 /// The seeds' addresses as of now, without our own.
-async fn resolve(membership: &Membership, complain: bool) -> BTreeSet<SocketAddr> {
+async fn resolve(membership: &Membership, patience: Duration, complain: bool) -> BTreeSet<SocketAddr> {
     let config = membership.config();
+    let lookups = config.seeds.iter().map(|seed| timeout(patience, lookup_host(seed.as_str())));
     let mut addresses = BTreeSet::new();
-    for seed in &config.seeds {
-        match timeout(RESOLVE_TIMEOUT, lookup_host(seed.as_str())).await {
+    for (seed, found) in config.seeds.iter().zip(join_all(lookups).await) {
+        match found {
             Ok(Ok(found)) => addresses.extend(found),
             Ok(Err(error)) if complain => {
                 warn!(%seed, %error, "cannot resolve a seed; will try again");
