@@ -161,8 +161,8 @@ impl Suspicion {
     /// A node answered, directly or through another, as this incarnation.
     pub fn answered(&mut self, now: Duration, node: &NodeId, incarnation: u64) {
         let Some(entry) = self.nodes.get_mut(node) else { return };
+        // A newer incarnation than gossip's is left for gossip to bring, with the heartbeats that belong to it.
         if incarnation >= entry.incarnation {
-            entry.incarnation = incarnation;
             entry.state = State::Alive { probe_after: now + self.config.recheck };
         }
     }
@@ -306,6 +306,21 @@ mod tests {
         assert_eq!(stage.verdict(), Verdict::Dead);
         stage.sighting = Sighting { incarnation: 2, heartbeat: 1, regular: false };
         stage.after(100, false);
+        assert_eq!(stage.verdict(), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_restart_that_a_probe_notices_first_is_not_held_to_the_heartbeats_before() {
+        let mut stage = Stage::alive();
+        stage.sighting.heartbeat = 900;
+        stage.after(1500, false);
+        stage.suspicion.answered(stage.now, &node(), 2);
+        stage.sighting = Sighting { incarnation: 2, heartbeat: 3, regular: true };
+        stage.after(2000, true);
+        assert_eq!(stage.verdict(), Verdict::Alive);
+        stage.suspicion.suspect(stage.now, &node());
+        stage.sighting.heartbeat += HEARTBEATS_TO_RETURN;
+        stage.after(100, true);
         assert_eq!(stage.verdict(), Verdict::Alive);
     }
 
