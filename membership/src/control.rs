@@ -16,8 +16,8 @@ use crate::link::{Incoming, Link, LinkError, Peer, Protocol, Stream};
 use crate::membership::Membership;
 use crate::wire::{MAX_MESSAGE_BYTES, Reply, Request};
 
-/// How long a peer may take to state its request once its stream is open.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may take to state its request once its stream is open, and as long again to take the reply.
+const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Requests answered at once. Past that a stream is dropped, and its asker turns to somebody else.
 const MAX_REQUESTS: usize = 1_024;
@@ -69,11 +69,11 @@ pub(crate) async fn serve(membership: Membership, mut incoming: Incoming) {
     let slots = Arc::new(Semaphore::new(MAX_REQUESTS));
     while let Some(stream) = incoming.recv().await {
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let membership = membership.clone();
-        tokio::spawn(async move {
+        let answering = membership.background();
+        membership.spawn(async move {
             let _slot = slot;
             let peer = stream.peer.clone();
-            if let Err(error) = answer(&membership, stream).await {
+            if let Err(error) = answer(&answering, stream).await {
                 debug!(%peer, %error, "a request was not answered");
             }
         });
@@ -81,10 +81,8 @@ pub(crate) async fn serve(membership: Membership, mut incoming: Incoming) {
 }
 
 async fn answer(membership: &Membership, mut stream: Stream) -> io::Result<()> {
-    let request = timeout(REQUEST_TIMEOUT, read_frame(&mut stream.recv, MAX_MESSAGE_BYTES))
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the request did not come"))??;
+    let request = timeout(PEER_TIMEOUT, read_frame(&mut stream.recv, MAX_MESSAGE_BYTES)).await??;
     let reply = membership.reply(&stream.peer, stream.addr, request).await;
-    write_frame(&mut stream.send, &reply).await?;
+    timeout(PEER_TIMEOUT, write_frame(&mut stream.send, &reply)).await??;
     stream.send.shutdown().await
 }

@@ -180,6 +180,14 @@ impl Gossip {
         double.map(|id| id.gossip_advertise_addr)
     }
 
+    /// Resolves when gossip has ended, with the reason.
+    pub(crate) fn ended(&self) -> impl Future<Output = String> + use<> {
+        let watcher = self.handle.termination_watcher();
+        async move {
+            watcher.await.err().map_or_else(|| "it was told to".to_owned(), |error| format!("{error:#}"))
+        }
+    }
+
     pub(crate) fn stop(&self) {
         self.handle.abort();
     }

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, info, warn};
 
 use crate::clock::WallClock;
@@ -95,10 +95,12 @@ pub enum StartError {
     Gossip(String),
 }
 
-/// A running member. Cheap to clone; all clones are the same member.
+/// A running member. Cheap to clone; all clones are the same member, which stops with the last of them.
 #[derive(Clone)]
 pub struct Membership {
     inner: Arc<Inner>,
+    /// `None` in the member's own tasks, which do not keep it running.
+    _handle: Option<Arc<DropGuard>>,
 }
 
 struct Inner {
@@ -131,7 +133,9 @@ impl Membership {
             .map_err(|error| StartError::Gossip(format!("{error:#}")))?;
         let suspicion = Suspicion::new(config.suspicion);
         let view = watch::Sender::new(Arc::new(View::new(config.node.clone(), [])));
+        let stop = CancellationToken::new();
         let membership = Self {
+            _handle: Some(Arc::new(stop.clone().drop_guard())),
             inner: Arc::new(Inner {
                 config,
                 link,
@@ -143,24 +147,28 @@ impl Membership {
                 expelled: watch::Sender::new(None),
                 refresh: Notify::new(),
                 observing: tokio::sync::Mutex::default(),
-                stop: CancellationToken::new(),
+                stop,
             }),
         };
         membership.observe().await;
-        membership.spawn(control::serve(membership.clone(), control_in));
-        let welcomed = match seeds::introduce(&membership).await {
-            Ok(welcomed) => welcomed,
-            Err(error) => {
-                membership.stop();
-                return Err(error);
-            }
-        };
-        membership.spawn(seeds::keep_in_touch(membership.clone(), welcomed));
-        membership.spawn(membership.clone().keep_observing());
+        membership.spawn(control::serve(membership.background(), control_in));
+        let welcomed = seeds::introduce(&membership).await?;
+        membership.spawn(seeds::keep_in_touch(membership.background(), welcomed));
+        membership.spawn(membership.background().keep_observing());
+        let (ended, member) = (membership.inner.gossip.ended(), membership.background());
+        membership.spawn(async move {
+            // A member that neither hears nor is heard must not go on as if it were one.
+            member.expel(format!("gossip has ended: {}; start this node again", ended.await));
+        });
         Ok(membership)
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// This member, for a task of its own.
+    pub(crate) fn background(&self) -> Self {
+        Self { inner: self.inner.clone(), _handle: None }
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         tokio::spawn(self.inner.stop.clone().run_until_cancelled_owned(task));
     }
 
@@ -199,7 +207,7 @@ impl Membership {
         met
     }
 
-    /// Resolves when the cluster will not have this node any longer, with the reason.
+    /// Resolves when this node is a member no longer, with the reason: the cluster will not have it, or gossip ended.
     pub async fn expelled(&self) -> String {
         let mut expelled = self.inner.expelled.subscribe();
         let reason = expelled.wait_for(Option::is_some).await.map(|reason| reason.clone());
@@ -329,7 +337,7 @@ impl Membership {
                 stamp: joined.stamp,
                 state: ParticipationState::Provisioning,
             };
-            let membership = self.clone();
+            let membership = self.background();
             self.spawn(async move {
                 let told = Request::Greeted { function, contact };
                 if let Err(error) = ask(membership.link(), &other, &told, GREETER_TIMEOUT).await {
@@ -381,7 +389,7 @@ impl Membership {
     }
 
     fn act(&self, action: suspicion::Action) {
-        let membership = self.clone();
+        let membership = self.background();
         self.spawn(async move {
             probe::carry_out(&membership, action).await;
             membership.inner.refresh.notify_one();
@@ -523,7 +531,7 @@ impl Membership {
         info!(told, "leaving the cluster");
     }
 
-    /// Stops gossip and all background work. Announces nothing.
+    /// Stops gossip and all background work, as dropping the last handle does. Announces nothing.
     pub fn stop(&self) {
         self.inner.stop.cancel();
         self.inner.gossip.stop();

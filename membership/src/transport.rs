@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
 use crate::envelope::{EnvelopeCodec, MAX_MESSAGE_BYTES};
@@ -56,14 +57,18 @@ impl Transport for LinkTransport {
         let incoming = self.incoming.lock().take().context("the gossip transport is open already")?;
         let (bytes_tx, bytes) = mpsc::channel(INBOX);
         let (inbox_tx, inbox) = mpsc::channel(1);
-        tokio::spawn(receive(incoming, bytes_tx));
-        tokio::spawn(decode(EnvelopeCodec::open().await?, bytes, inbox_tx));
+        let closed = CancellationToken::new();
+        let decoder = EnvelopeCodec::open().await?;
+        tokio::spawn(closed.clone().run_until_cancelled_owned(receive(incoming, bytes_tx)));
+        tokio::spawn(closed.clone().run_until_cancelled_owned(decode(decoder, bytes, inbox_tx)));
         Ok(Box::new(LinkSocket {
             link: self.link.clone(),
             local_addr: self.local_addr,
             encoder: EnvelopeCodec::open().await?,
             outboxes: Arc::default(),
             inbox,
+            _close: closed.clone().drop_guard(),
+            closed,
         }))
     }
 }
@@ -75,6 +80,9 @@ struct LinkSocket {
     /// A destination is in here while a task of its own sends to it.
     outboxes: Arc<Mutex<BTreeMap<SocketAddr, VecDeque<Vec<u8>>>>>,
     inbox: mpsc::Receiver<RecvOutcome>,
+    /// Ends the tasks that send and receive.
+    closed: CancellationToken,
+    _close: DropGuard,
 }
 
 #[async_trait]
@@ -102,7 +110,8 @@ impl Socket for LinkSocket {
             }
         } else if outboxes.len() < MAX_OUTBOXES {
             outboxes.insert(to, VecDeque::from([bytes]));
-            tokio::spawn(drain(self.link.clone(), to, self.outboxes.clone()));
+            let drain = drain(self.link.clone(), to, self.outboxes.clone());
+            tokio::spawn(self.closed.clone().run_until_cancelled_owned(drain));
         }
         Ok(SendOutcome { num_bytes_sent })
     }
