@@ -27,7 +27,7 @@ use crate::seeds;
 use crate::stamp::Stamp;
 use crate::suspicion::{self, Suspicion};
 use crate::tree::Tree;
-use crate::view::{Participation, ParticipationState, View};
+use crate::view::{MemberState, Participation, ParticipationState, View};
 use crate::wire::{Contact, Joined, PROTOCOL_VERSION, Refusal, Reply, Request};
 
 /// How long the first greeter may take before the second is asked as well.
@@ -405,15 +405,18 @@ impl Membership {
         self.inner.gossip.known(node).await
     }
 
-    /// Members that can be asked to probe others, in an order of their own for each `node`.
+    /// Members that can be asked to probe others, in an order of their own for each `node`. Suspects come last: who hears
+    /// no gossip suspects everybody, and some of them answer all the same.
     pub(crate) fn helpers(&self, node: &NodeId) -> Vec<Peer> {
         let view = self.current();
-        let others: Vec<_> =
-            view.alive().filter(|member| member.node != *node && member.node != *view.me()).collect();
+        let others =
+            view.members().map(|member| &member.node).filter(|other| *other != node && *other != view.me());
         let name = format!("{}>{node}", view.me());
-        let order = rendezvous::order(name.as_bytes(), others.iter().map(|member| &member.node));
-        let chosen =
-            order.into_iter().take(self.config().suspicion.helpers).filter_map(|node| view.get(node));
+        let order = rendezvous::order(name.as_bytes(), others);
+        let mut others: Vec<_> = order.into_iter().filter_map(|other| view.get(other)).collect();
+        others.retain(|member| member.state != MemberState::Leaving);
+        others.sort_by_key(|member| member.state != MemberState::Alive);
+        let chosen = others.into_iter().take(self.config().suspicion.helpers);
         chosen.map(|member| Peer::node(member.node.clone(), member.addr)).collect()
     }
 
