@@ -56,6 +56,19 @@ pub struct Joiner {
     pub avoid: Vec<NodeId>,
 }
 
+impl Joiner {
+    /// The joiner as others know it, once it has its stamp.
+    pub fn contact(&self, stamp: Stamp) -> Contact {
+        Contact {
+            node: self.node.clone(),
+            addr: self.addr,
+            zone: self.zone.clone(),
+            stamp,
+            state: ParticipationState::Provisioning,
+        }
+    }
+}
+
 impl Greeter {
     /// Gives a joiner its stamp and its place. `now_ms` is the wall clock.
     pub fn greet(&mut self, function: FunctionId, joiner: &Joiner, view: &View, now_ms: u64) -> Joined {
@@ -68,13 +81,7 @@ impl Greeter {
             known.map(|known| known.stamp)
         });
         let stamp = earlier.unwrap_or_else(|| self.clock.tick(now_ms));
-        let contact = Contact {
-            node: joiner.node.clone(),
-            addr: joiner.addr,
-            zone: joiner.zone.clone(),
-            stamp,
-            state: ParticipationState::Provisioning,
-        };
+        let contact = joiner.contact(stamp);
         self.remember(function, contact, now_ms);
         let lineage = self.lineage(&function, &joiner.node, view, &joiner.avoid);
         Joined { stamp, ancestors: lineage.ancestors, ready: lineage.ready }

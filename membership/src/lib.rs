@@ -4,7 +4,7 @@
 //!
 //! Deciding (pure: no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`], [`view`],
 //! [`rendezvous`], [`greeter`], [`suspicion`], [`wire`].
-//! Doing: [`membership`] with `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`]
+//! Doing: [`membership`] with `joining`, `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`]
 //! and the [`link`] that a network must offer.
 
 pub mod clock;
@@ -14,6 +14,7 @@ mod envelope;
 mod gossip;
 pub mod greeter;
 pub mod id;
+mod joining;
 pub mod link;
 pub mod membership;
 mod probe;

@@ -1,7 +1,7 @@
-//! Membership as the rest of the node sees it: the view, joining a function, and leaving.
+//! Membership as the rest of the node sees it: starting, the view, suspicion, and leaving.
 //!
 //! Owns the running parts (gossip, probes, seeds, the control protocol) and the state they share. Chitchat stays
-//! behind [`crate::gossip`].
+//! behind [`crate::gossip`]; what has to do with functions is in [`crate::joining`].
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,23 +18,15 @@ use tracing::{debug, info, warn};
 use crate::clock::WallClock;
 use crate::control::{self, ask};
 use crate::gossip::Gossip;
-use crate::greeter::{Greeter, Joiner, Lineage};
-use crate::id::{FunctionId, NodeId, Zone};
+use crate::greeter::{Greeter, Joiner};
+use crate::id::{NodeId, Zone};
 use crate::link::{Incoming, Link, LinkError, Peer};
 use crate::probe;
 use crate::rendezvous;
 use crate::seeds;
-use crate::stamp::Stamp;
 use crate::suspicion::{self, Suspicion};
-use crate::tree::Tree;
-use crate::view::{MemberState, Participation, ParticipationState, View};
-use crate::wire::{Contact, Joined, PROTOCOL_VERSION, Refusal, Reply, Request};
-
-/// How long the first greeter may take before the second is asked as well.
-const GREETER_HEDGE: Duration = Duration::from_millis(150);
-
-/// How long a greeter may take in all.
-const GREETER_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::view::{MemberState, View};
+use crate::wire::{PROTOCOL_VERSION, Refusal, Reply, Request};
 
 /// How long a node that starts waits for gossip with a seed before it goes on alone.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
@@ -98,16 +90,16 @@ pub enum StartError {
 /// A running member. Cheap to clone; all clones are the same member, which stops with the last of them.
 #[derive(Clone)]
 pub struct Membership {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     /// `None` in the member's own tasks, which do not keep it running.
     _handle: Option<Arc<DropGuard>>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     config: Config,
     link: Arc<dyn Link>,
-    gossip: Gossip,
-    greeter: Mutex<Greeter>,
+    pub(crate) gossip: Gossip,
+    pub(crate) greeter: Mutex<Greeter>,
     suspicion: Mutex<Suspicion>,
     /// Members that told us that they leave, before gossip does: node and incarnation.
     leaving: Mutex<BTreeMap<NodeId, u64>>,
@@ -186,7 +178,8 @@ impl Membership {
         self.inner.view.subscribe()
     }
 
-    fn current(&self) -> Arc<View> {
+    /// The view now.
+    pub(crate) fn current(&self) -> Arc<View> {
         self.inner.view.borrow().clone()
     }
 
@@ -224,156 +217,6 @@ impl Membership {
 
     pub(crate) fn gossip_with(&self, addr: SocketAddr) {
         self.inner.gossip.with(addr);
-    }
-
-    // Functions.
-
-    /// Joins a function: asks its greeter for a stamp (unless one is kept from earlier) and takes note of the
-    /// ancestors. Does without the nodes in `avoid`. Never fails: with no greeter to ask, this node greets itself.
-    pub async fn join(&self, function: FunctionId, stamp: Option<Stamp>, avoid: &[NodeId]) -> Stamp {
-        let config = self.config();
-        let joiner = Joiner {
-            node: config.node.clone(),
-            addr: config.addr,
-            zone: config.zone.clone(),
-            stamp,
-            avoid: avoid.to_vec(),
-        };
-        let greeters = self.greeters(&function);
-        let joined = match greeters.as_slice() {
-            [] => self.greet(function, &joiner),
-            [only] => self.ask_greeter(only, function, &joiner).await.unwrap_or_else(|| {
-                debug!(%function, "the greeter did not answer; greeting itself");
-                self.greet(function, &joiner)
-            }),
-            [first, second, ..] => self.ask_two(first, second, function, &joiner).await,
-        };
-        let mut greeter = self.inner.greeter.lock();
-        let now = config.clock.now_ms();
-        let me = Contact {
-            node: config.node.clone(),
-            addr: config.addr,
-            zone: config.zone.clone(),
-            stamp: joined.stamp,
-            state: ParticipationState::Provisioning,
-        };
-        for contact in joined.ancestors.into_iter().chain(joined.ready).chain([me]) {
-            greeter.remember(function, contact, now);
-        }
-        joined.stamp
-    }
-
-    /// The first two members, by rendezvous, that can be asked. A node with this function's name in hand that has
-    /// just started may be one of them itself.
-    fn greeters(&self, function: &FunctionId) -> Vec<Peer> {
-        let view = self.current();
-        let alive: Vec<_> = view.alive().collect();
-        let order = rendezvous::order(function.as_bytes(), alive.iter().map(|member| &member.node));
-        let peers = order.into_iter().take(2).filter_map(|node| view.get(node));
-        peers.map(|member| Peer::node(member.node.clone(), member.addr)).collect()
-    }
-
-    async fn ask_two(&self, first: &Peer, second: &Peer, function: FunctionId, joiner: &Joiner) -> Joined {
-        let one = self.ask_greeter(first, function, joiner);
-        let other = self.ask_greeter(second, function, joiner);
-        tokio::pin!(one, other);
-        let joined = match timeout(GREETER_HEDGE, &mut one).await {
-            Ok(Some(joined)) => Some(joined),
-            Ok(None) => other.await,
-            Err(_) => tokio::select! {
-                Some(joined) = &mut one => Some(joined),
-                Some(joined) = &mut other => Some(joined),
-                else => None,
-            },
-        };
-        joined.unwrap_or_else(|| {
-            debug!(%function, "neither greeter answered; greeting itself");
-            self.greet(function, joiner)
-        })
-    }
-
-    async fn ask_greeter(&self, greeter: &Peer, function: FunctionId, joiner: &Joiner) -> Option<Joined> {
-        if greeter.id.as_ref() == Some(&self.config().node) {
-            return Some(self.greet(function, joiner));
-        }
-        let request = Request::Join {
-            function,
-            addr: joiner.addr,
-            zone: joiner.zone.clone(),
-            stamp: joiner.stamp,
-            avoid: joiner.avoid.clone(),
-        };
-        match ask(self.link(), greeter, &request, GREETER_TIMEOUT).await {
-            Ok(Reply::Joined(joined)) => Some(joined),
-            Ok(other) => {
-                debug!(%greeter, ?other, "a greeter gave an answer that is none");
-                None
-            }
-            Err(error) => {
-                debug!(%error, "a greeter did not answer");
-                if let Some(node) = &greeter.id {
-                    self.suspect(node);
-                }
-                None
-            }
-        }
-    }
-
-    fn greet(&self, function: FunctionId, joiner: &Joiner) -> Joined {
-        let config = self.config();
-        let joined = {
-            let mut greeter = self.inner.greeter.lock();
-            greeter.greet(function, joiner, &self.current(), config.clock.now_ms())
-        };
-        let other = self
-            .greeters(&function)
-            .into_iter()
-            .find(|peer| peer.id.as_ref().is_some_and(|id| *id != config.node && *id != joiner.node));
-        if let Some(other) = other {
-            let contact = Contact {
-                node: joiner.node.clone(),
-                addr: joiner.addr,
-                zone: joiner.zone.clone(),
-                stamp: joined.stamp,
-                state: ParticipationState::Provisioning,
-            };
-            let membership = self.background();
-            self.spawn(async move {
-                let told = Request::Greeted { function, contact };
-                if let Err(error) = ask(membership.link(), &other, &told, GREETER_TIMEOUT).await {
-                    debug!(%error, "the other greeter was not told of a greeting");
-                }
-            });
-        }
-        joined
-    }
-
-    /// Publishes this node's participation in a function.
-    pub async fn publish(&self, function: FunctionId, participation: Participation) {
-        self.inner.gossip.publish(function, participation).await;
-        self.observe().await;
-    }
-
-    /// Leaves a function's tree.
-    pub async fn withdraw(&self, function: FunctionId) {
-        self.inner.greeter.lock().forget(function, &self.config().node);
-        self.inner.gossip.withdraw(function).await;
-        self.observe().await;
-    }
-
-    /// Everybody known to take part in a function, most senior first.
-    pub fn participants(&self, function: &FunctionId) -> Vec<Contact> {
-        self.inner.greeter.lock().participants(function, &self.current())
-    }
-
-    /// The function's tree, as far as this node knows.
-    pub fn tree(&self, function: &FunctionId) -> Tree {
-        self.inner.greeter.lock().tree(function, &self.current())
-    }
-
-    /// From whom this node can fetch a function, doing without those in `avoid`.
-    pub fn lineage(&self, function: &FunctionId, avoid: &[NodeId]) -> Lineage {
-        self.inner.greeter.lock().lineage(function, &self.config().node, &self.current(), avoid)
     }
 
     // Suspicion.
@@ -433,7 +276,7 @@ impl Membership {
     }
 
     /// Brings the view up to date with gossip and suspicion.
-    async fn observe(&self) {
+    pub(crate) async fn observe(&self) {
         let _one_at_a_time = self.inner.observing.lock().await;
         let sightings = self.inner.gossip.sightings().await;
         let actions = self.with_suspicion(|suspicion, now| suspicion.observe(now, &sightings));
@@ -487,7 +330,8 @@ impl Membership {
                     self.suspect(node);
                 }
                 let addr = if addr.ip().is_unspecified() { from_addr } else { addr };
-                Reply::Joined(self.greet(function, &Joiner { node: from.clone(), addr, zone, stamp, avoid }))
+                let joiner = Joiner { node: from.clone(), addr, zone, stamp, avoid };
+                Reply::Joined(self.greet(function, &joiner))
             }
             Request::Greeted { function, contact } => {
                 self.inner.greeter.lock().remember(function, contact, self.config().clock.now_ms());

@@ -242,9 +242,8 @@ fn read_secret(file: Option<&Path>, variable: Option<&str>) -> anyhow::Result<Op
         (None, None | Some("")) => return Ok(None),
         (None, Some(text)) => (text.to_owned(), SECRET_VARIABLE.to_owned()),
     };
-    let secret: Secret = text.trim().parse().map_err(|error| {
-        anyhow!("the secret in {place} is refused: {error}. `faasnet secret` makes a good one.")
-    })?;
+    let secret: Secret =
+        text.trim().parse().map_err(|error| anyhow!("the secret in {place} is refused: {error}"))?;
     Ok(Some(secret))
 }
 

@@ -212,6 +212,10 @@ async fn a_second_node_with_the_same_id_is_refused() {
     let error = stage.start_double_with_id_of(1).await.err().unwrap();
     let text = format!("{error:#}");
     assert!(text.contains("n2") && text.contains("taken by a live node"), "{text}");
+    // It must not have been heard of either: the others would take it for the one that they know.
+    let known =
+        stage.nodes[0].members().into_iter().find(|member| member.node == *stage.nodes[1].id()).unwrap();
+    assert_eq!(known.incarnation, stage.nodes[1].status().incarnation);
 }
 
 #[tokio::test(flavor = "multi_thread")]
