@@ -82,6 +82,18 @@ impl FromStr for OriginSpec {
 }
 
 impl Config {
+    /// Refuses what cannot work, whatever the network is like.
+    pub fn check(&self) -> anyhow::Result<()> {
+        // What a function's bytes came from is told by node id, or as this.
+        let reserved = self.id.as_ref().is_some_and(|id| id.as_str() == "origin");
+        ensure!(
+            !reserved,
+            "a node cannot be called `origin`, which stands for the registry; choose another --id"
+        );
+        ensure!(!self.data.as_os_str().is_empty(), "a node needs a data directory: use --data DIR");
+        self.listen().map(|_| ())
+    }
+
     /// Where to listen. Refuses to go beyond loopback without a secret.
     pub fn listen(&self) -> anyhow::Result<SocketAddr> {
         let trusted = self.secret.is_some() || self.insecure_no_secret;
@@ -170,6 +182,17 @@ mod tests {
         assert_eq!(listen(Some("10.0.0.1:1"), true, false, &[]).as_deref(), Some("10.0.0.1:1"));
         assert_eq!(listen(None, false, false, &["10.0.0.1:7400"]), None);
         assert_eq!(listen(None, true, false, &["10.0.0.1"]), None);
+    }
+
+    #[test]
+    fn no_node_is_called_like_the_registry() {
+        let named = |name: &str| Config {
+            id: Some(name.parse().unwrap()),
+            data: PathBuf::from("data"),
+            ..config(None, true, false, &[])
+        };
+        assert!(named("origin").check().is_err());
+        assert!(named("n1").check().is_ok());
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Node {
     /// Starts a node: binds its ports, finds its cluster, and takes up what it held before. Returns once it can be
     /// asked; it is ready (see [`Node::is_ready`]) a moment later, when it has met the cluster.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        config.check()?;
         let listen = config.listen()?;
         let store = Arc::new(Store::open(&config.data)?);
         let id = node_id(&config)?;

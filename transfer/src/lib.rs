@@ -1,6 +1,6 @@
 //! How blocks move, are verified and kept.
 //!
-//! Deciding (pure): [`blocks`], [`plan`], [`wire`], [`digest`], [`reference`], [`manifest`].
+//! Deciding (pure): [`blocks`], [`plan`], [`wire`], [`digest`], [`mod@reference`], [`manifest`].
 //! Doing: [`store`] and [`blob`] keep; [`fetch`] and [`serve`] move; [`origin`] reads the backing store.
 
 pub mod blob;

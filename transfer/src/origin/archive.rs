@@ -84,7 +84,7 @@ struct Contents<'a> {
 impl Contents<'_> {
     fn read(&mut self, archive: Box<dyn Read>) -> Result<(), OriginError> {
         let place = self.place;
-        let damaged = |error: io::Error| invalid(place, format!("the archive cannot be read: {error}"));
+        let damaged = |error: io::Error| invalid(place, unreadable(&error));
         let mut archive = tar::Archive::new(archive);
         for (count, entry) in archive.entries().map_err(damaged)?.enumerate() {
             let mut entry = entry.map_err(damaged)?;
@@ -131,9 +131,7 @@ impl Contents<'_> {
         let (mut hasher, mut size) = (Sha256::new(), 0);
         let mut buffer = vec![0; COPY_BYTES];
         loop {
-            let read = from
-                .read(&mut buffer)
-                .map_err(|error| invalid(place, format!("the archive cannot be read: {error}")))?;
+            let read = from.read(&mut buffer).map_err(|error| invalid(place, unreadable(&error)))?;
             if read == 0 {
                 break;
             }
@@ -308,4 +306,10 @@ fn no_room(place: &Place, error: &io::Error) -> OriginError {
         ),
         retry_after: None,
     }
+}
+/// What to say of a file that is no archive. The tar library puts the file's own bytes into its errors; a line will do.
+fn unreadable(error: &io::Error) -> String {
+    let text = error.to_string();
+    let line: String = text.lines().next().unwrap_or_default().chars().take(100).collect();
+    format!("this is no tar archive as skopeo or `docker save` write it, or it is damaged: {line}")
 }
