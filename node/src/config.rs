@@ -14,6 +14,9 @@ pub use crate::trust::Secret;
 /// The UDP port that nodes listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7400;
 
+/// An address that stands for every other machine (RFC 5737), for when no seed's name resolves yet.
+const ELSEWHERE: &str = "192.0.2.1:9";
+
 /// How one node runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -133,7 +136,8 @@ impl Config {
             addr.set_port(bound.port());
         }
         if addr.ip().is_unspecified() {
-            let toward = self.seeds.iter().find_map(|seed| local_ip_toward(seed));
+            let seeds = self.seeds.iter().map(String::as_str);
+            let toward = seeds.chain([ELSEWHERE]).find_map(local_ip_toward);
             addr.set_ip(toward.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         }
         addr
