@@ -44,7 +44,11 @@ async fn show(options: &Options) -> anyhow::Result<()> {
     bars.clear();
     let tree = cluster.settled_tree().await?;
 
-    say(&format!("Done. Now {} clients pull the same straight from the origin:\n\n", options.nodes));
+    say(&format!(
+        "Done after {}. Now {} clients pull the same straight from the origin:\n\n",
+        units::duration(through_tree.elapsed),
+        options.nodes
+    ));
     let bars = Bars::new(options.json);
     bars.announce((1..=options.nodes).map(Cluster::client_name));
     let direct = cluster.pull_directly(&bars).await?;
