@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::id::{FunctionId, NodeId, Zone};
 use crate::stamp::{HybridClock, Stamp};
 use crate::tree::{Participant, Tree};
-use crate::view::{MemberState, ParticipationState, View};
-use crate::wire::{Contact, Joined, MAX_CONTACTS};
+use crate::view::{Contact, MemberState, ParticipationState, View};
+use crate::wire::{Joined, MAX_CONTACTS};
 
 /// How long a greeting is remembered without gossip to confirm it, in milliseconds: many times what gossip takes.
 pub const GREETING_TTL_MS: u64 = 30_000;

@@ -15,8 +15,8 @@ use crate::membership::Membership;
 use crate::rendezvous;
 use crate::stamp::Stamp;
 use crate::tree::Tree;
-use crate::view::Participation;
-use crate::wire::{Contact, Joined, Reply, Request};
+use crate::view::{Contact, Participation};
+use crate::wire::{Joined, Reply, Request};
 
 /// How long the first greeter may take before the second is asked as well.
 const GREETER_HEDGE: Duration = Duration::from_millis(150);

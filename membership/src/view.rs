@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{FunctionId, NodeId, Zone};
 use crate::stamp::Stamp;
-use crate::wire::Contact;
 
 /// How a member stands with us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +74,21 @@ impl FromStr for Participation {
         };
         parse().ok_or_else(|| ParticipationError(text.to_owned()))
     }
+}
+
+/// A participant of some function, and where to find it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contact {
+    /// Who.
+    pub node: NodeId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its zone.
+    pub zone: Zone,
+    /// When it joined the function.
+    pub stamp: Stamp,
+    /// How far it is.
+    pub state: ParticipationState,
 }
 
 /// One member as this node knows it.

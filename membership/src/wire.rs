@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{FunctionId, NodeId, Zone};
 use crate::stamp::Stamp;
-use crate::view::ParticipationState;
+use crate::view::Contact;
 
 /// Rises with every change that an older node would not understand.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -119,19 +119,4 @@ pub struct Joined {
     pub ancestors: Vec<Contact>,
     /// Some participants that hold all of it.
     pub ready: Vec<Contact>,
-}
-
-/// A participant of some function, and where to find it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Contact {
-    /// Who.
-    pub node: NodeId,
-    /// Where it listens.
-    pub addr: SocketAddr,
-    /// Its zone.
-    pub zone: Zone,
-    /// When it joined the function.
-    pub stamp: Stamp,
-    /// How far it is.
-    pub state: ParticipationState,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use membership::NodeId;
 use membership::greeter::Lineage;
-use membership::wire::Contact;
+use membership::view::Contact;
 
 /// How a source came to serve no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

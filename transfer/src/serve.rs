@@ -180,3 +180,50 @@ async fn send(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
         Err(io::Error::new(io::ErrorKind::TimedOut, "the child does not take its blocks"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+
+    const MINE: FunctionId = FunctionId::from_bytes([1; 32]);
+    const OTHER: FunctionId = FunctionId::from_bytes([2; 32]);
+
+    fn stamp(wall_ms: u64) -> Stamp {
+        Stamp { wall_ms, logical: 0 }
+    }
+
+    fn waits_for(server: &Server, blob: &Blob, function: FunctionId, joined: u64, child: &str) -> bool {
+        let fetch =
+            Fetch { function, stamp: stamp(joined), blob: blob.digest(), size: 1, stripe: 0, wanted: vec![] };
+        server.waits_for(blob, &child.parse().unwrap(), &fetch)
+    }
+
+    #[tokio::test]
+    async fn it_waits_only_for_juniors_and_only_along_one_functions_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let blob = store.blob(Digest::of(b"x"), 1).await.unwrap();
+        let leaving = watch::Sender::new(false);
+        let node = "m".parse().unwrap();
+        let server = Arc::new(Server::new(node, store, Arc::default(), leaving.subscribe()));
+
+        assert!(!waits_for(&server, &blob, MINE, 9, "z"), "nobody fetches it, nor is about to");
+        let expectation = server.expect(MINE);
+        assert!(waits_for(&server, &blob, MINE, 9, "z"), "about to be claimed");
+        assert!(!waits_for(&server, &blob, OTHER, 9, "z"), "about to be claimed for another function");
+
+        let _claim = blob.claim_for(Claim { function: MINE, stamp: stamp(5) }).await;
+        for (function, joined, child, waits) in [
+            (MINE, 9, "a", true),
+            (MINE, 5, "z", true),
+            (MINE, 5, "a", false),
+            (MINE, 4, "z", false),
+            (OTHER, 9, "z", false),
+        ] {
+            assert_eq!(waits_for(&server, &blob, function, joined, child), waits, "{joined} {child}");
+        }
+        drop(expectation);
+        assert!(!server.expects(&MINE));
+    }
+}

@@ -155,9 +155,15 @@ async fn a_node_that_restarts_half_way_goes_on_where_it_was() {
     stage.start_everywhere().await;
     stage.reach(3, 40).await;
     let victim = 2;
+    let tree = stage.settled_tree().await;
     let before = stage.nodes[victim].function(stage.function()).unwrap().held_bytes;
     let old = stage.nodes[victim].status();
     stage.restart(victim).await;
+    assert_eq!(
+        stage.places(&stage.settled_tree().await),
+        stage.places(&tree),
+        "seniority survives a restart"
+    );
     let node = &stage.nodes[victim];
     let function = stage.wait_for_function(node).await;
     assert_eq!(function.state, FunctionState::Ready, "{:?}", function.error);

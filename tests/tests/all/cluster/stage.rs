@@ -14,7 +14,7 @@ use faasnet::demo::image::{self, DemoImage};
 use faasnet::demo::registry::EmbeddedRegistry;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use membership::{FunctionId, Zone};
+use membership::{FunctionId, NodeId, Zone};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use transfer::digest::Digest;
@@ -212,10 +212,7 @@ impl Stage {
 
     /// The tree, once all nodes derive the same.
     pub(super) async fn settled_tree(&self) -> api::Tree {
-        let edges = |node: &Node| {
-            let tree = node.tree(self.function());
-            tree.nodes.into_iter().map(|node| (node.node, node.parent)).collect::<Vec<_>>()
-        };
+        let edges = |node: &Node| self.places(&node.tree(self.function()));
         let first = &self.nodes[0];
         until("all nodes derive the same tree", || {
             edges(first).len() == self.nodes.len()
@@ -223,6 +220,11 @@ impl Stage {
         })
         .await;
         first.tree(self.function())
+    }
+
+    /// Who is under whom.
+    pub(super) fn places(&self, tree: &api::Tree) -> Vec<(NodeId, Option<NodeId>)> {
+        tree.nodes.iter().map(|node| (node.node.clone(), node.parent.clone())).collect()
     }
 
     /// Waits until a node that was restarted has taken up its function and ended it.
