@@ -370,10 +370,11 @@ impl Node {
         self.inner.membership.expelled().await
     }
 
-    /// Leaves the cluster: says so, lets those it serves move on, and stops. What it holds stays on disk.
-    pub async fn shutdown(&self) {
+    /// Leaves the cluster: says so, lets those it serves move on, and stops. What it holds stays on disk. Says whether
+    /// all that it served had moved on in time.
+    pub async fn shutdown(&self) -> bool {
         if self.inner.leaving.send_replace(true) {
-            return;
+            return true;
         }
         self.inner.membership.announce_leave().await;
         let drained = async {
@@ -381,12 +382,14 @@ impl Node {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        if timeout(DRAIN_LIMIT, drained).await.is_err() {
+        let moved_on = timeout(DRAIN_LIMIT, drained).await.is_ok();
+        if !moved_on {
             warn!("some children have not moved on in time");
         }
         self.inner.stop.cancel();
         self.inner.membership.stop();
         self.inner.link.close().await;
+        moved_on
     }
 }
 

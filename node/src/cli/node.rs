@@ -145,7 +145,7 @@ pub(super) async fn run(args: NodeArgs) -> Result<(), Failure> {
         reason = node.stopped() => return Err(anyhow!("the node {} had to stop: {reason}", node.id()).into()),
     }
     tokio::select! {
-        () = node.shutdown() => Ok(()),
+        _ = node.shutdown() => Ok(()),
         () = signals.next() => {
             Err(anyhow!("a second signal ended the node {} before it had left its cluster", node.id()).into())
         }
