@@ -312,7 +312,12 @@ impl Client {
     /// # Errors
     /// See [`Client::status`].
     pub fn tree(&self, reference: &str) -> Result<Vec<Place>> {
-        self.json(["tree", reference], COMMAND_LIMIT)
+        #[derive(Deserialize)]
+        struct Tree {
+            nodes: Vec<Place>,
+        }
+        let tree: Tree = self.json(["tree", reference], COMMAND_LIMIT)?;
+        Ok(tree.nodes)
     }
 
     /// Begins to provision an image.
@@ -453,7 +458,7 @@ pub struct Function {
     pub held_bytes: u64,
 }
 
-/// A line of `faasnet tree`.
+/// One participant in what `faasnet tree` says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Place {
     /// The participant.

@@ -286,6 +286,7 @@ fn synthetic(stage: &Stage, bytes: u64) -> Image {
 /// Waits for the pulls of all nodes, in their order, and checks what lies on their disks.
 fn finish(stage: &Stage, pulls: Vec<Pulling>, image: &Image) {
     assert_eq!(pulls.len(), stage.nodes.len());
+    let mut times = Vec::new();
     for (node, pulling) in stage.nodes.iter().zip(pulls) {
         let pulled = pulling.wait().unwrap();
         assert_eq!(
@@ -293,8 +294,9 @@ fn finish(stage: &Stage, pulls: Vec<Pulling>, image: &Image) {
             ("ready", image.manifest.digest.as_str())
         );
         node.verify_store(image).unwrap();
+        times.push(pulled.elapsed_ms);
     }
-    stage.say("all are ready and verified");
+    stage.say(&format!("all are ready and verified; their pulls took {times:?} ms"));
 }
 
 /// Checks that the registry sent each blob at least once, and in all at most `share` times.
