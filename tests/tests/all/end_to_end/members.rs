@@ -101,7 +101,7 @@ fn nobody_is_declared_dead_under_load_and_cuts() {
     let busy = BusyLoops::on(&stage.nodes[1]);
     stage.say(&format!(
         "{} is cut off from half of the others, {} has all cores busy",
-        ids[15],
+        stage.nodes[15].id(),
         stage.nodes[1].id()
     ));
     let (start, mut looks, mut suspected) = (Instant::now(), 0, 0);
