@@ -34,6 +34,9 @@ use crate::wire::{End, Fetch, Frame, MAX_HEADER_BYTES, MAX_RANGES, Request};
 /// second; the rest is for machines that are busy.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 
+/// In how many steps silence is counted: each is as long as parents take to speak.
+const SILENCE_STEPS: u32 = 6;
+
 /// How long a parent may only say that it waits. It leaves a parent of its own that is silent within
 /// [`SILENCE_LIMIT`], and asks an origin that is down for half a minute; so this is for what nobody thought of.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -406,9 +409,40 @@ async fn next_block(stream: &mut Stream, blob: &Blob) -> io::Result<Received> {
     Ok(Received::Block { index, hash, bytes: bytes.freeze() })
 }
 
+/// Counts the silence in steps: a pause of this very machine makes one of them late, and what arrived meanwhile is read
+/// before the next.
 async fn within_silence<T>(reading: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(SILENCE_LIMIT, reading).await.unwrap_or_else(|_| {
-        let reason = format!("it has been silent for {} s", SILENCE_LIMIT.as_secs());
-        Err(io::Error::new(io::ErrorKind::TimedOut, reason))
-    })
+    tokio::pin!(reading);
+    for _ in 0..SILENCE_STEPS {
+        if let Ok(read) = timeout(SILENCE_LIMIT / SILENCE_STEPS, &mut reading).await {
+            return read;
+        }
+    }
+    let reason = format!("it has been silent for {} s", SILENCE_LIMIT.as_secs());
+    Err(io::Error::new(io::ErrorKind::TimedOut, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_has_a_limit() {
+        let start = Instant::now();
+        let error = within_silence(std::future::pending::<io::Result<()>>()).await.unwrap_err();
+        assert_eq!((error.kind(), start.elapsed()), (io::ErrorKind::TimedOut, SILENCE_LIMIT));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_this_machine_is_no_silence_of_the_parent() {
+        let (arrive, arrival) = oneshot::channel();
+        let reading = tokio::spawn(within_silence(async { arrival.await.map_err(io::Error::other) }));
+        tokio::task::yield_now().await;
+        advance(10 * SILENCE_LIMIT).await;
+        arrive.send("a block").unwrap();
+        assert_eq!(reading.await.unwrap().unwrap(), "a block");
+    }
 }
