@@ -127,6 +127,9 @@ impl Blob {
         paths: Paths,
         recent: Arc<Recent>,
     ) -> Result<Self, BlobError> {
+        let complete = File::open(&paths.complete).and_then(|file| Ok((file.metadata()?.len(), file))).ok();
+        // What is complete has the size that its digest vouches for, whatever a manifest says.
+        let size = complete.as_ref().map_or(size, |(actual, _)| *actual);
         let blob = Self {
             digest,
             size,
@@ -140,7 +143,7 @@ impl Blob {
             files: Mutex::new(Files { data: None, journal: None, hasher: Some(Sha256::new()), next: 0 }),
             paths,
         };
-        if let Ok(file) = File::open(&blob.paths.complete) {
+        if let Some((_, file)) = complete {
             blob.files.lock().data = Some(Arc::new(file));
             blob.mark_complete();
         } else {

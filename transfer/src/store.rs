@@ -253,6 +253,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_manifest_that_lies_about_a_size_changes_nothing_of_what_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        let blob = store.blob(digest(), size()).await.unwrap();
+        for index in 0..3 {
+            put(&blob, index).await.unwrap();
+        }
+        drop(blob);
+        let blob = store.blob(digest(), size() + 9_000_000).await.unwrap();
+        assert_eq!((blob.size(), blob.is_complete()), (size(), true));
+    }
+
+    #[tokio::test]
     async fn an_empty_blob_is_complete_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let blob = open(&dir).blob(Digest::of(b""), 0).await.unwrap();

@@ -32,8 +32,8 @@ Examples:
   faasnet node --secret-file cluster.secret          the first node
   faasnet node --secret-file cluster.secret --seed 10.0.0.1:7400
 
-  faasnet pull docker.io/library/alpine:3.20         provision an image on this node
-  faasnet tree alpine:3.20                           who fetches it from whom
+  faasnet pull registry.example/app:v1               provision an image on this node
+  faasnet tree registry.example/app:v1               who fetches it from whom
   faasnet functions --node http://10.0.0.7:7401      what another node holds";
 
 /// Container images for bursts of small VMs, which serve each other.
