@@ -54,7 +54,7 @@ async fn a_restarted_node_is_back_at_once_with_its_new_incarnation() {
 #[tokio::test(start_paused = true)]
 async fn a_second_node_under_one_id_is_refused_and_does_the_first_no_harm() {
     for answers_after_ms in [0, 400] {
-        let mut cluster = Cluster::of(8).await;
+        let mut cluster = Cluster::of(6).await;
         cluster.network.delay(addr(5), Duration::from_millis(answers_after_ms));
         time_passes(seconds(10)).await;
         let refused = cluster.start(Spec::of(5).again().at(addr(20))).await.err();
@@ -64,7 +64,7 @@ async fn a_second_node_under_one_id_is_refused_and_does_the_first_no_harm() {
             other => panic!("{other:?}"),
         }
         cluster.network.crash(addr(20));
-        let expelled = timeout(seconds(30), cluster.node(5).expelled()).await;
+        let expelled = timeout(seconds(20), cluster.node(5).expelled()).await;
         assert!(expelled.is_err(), "the holder is expelled: {expelled:?}");
         cluster
             .everybody_sees("the first n05", |view| view.get(&id(5)).is_some_and(|n| n.incarnation == 1))
@@ -76,7 +76,7 @@ async fn a_second_node_under_one_id_is_refused_and_does_the_first_no_harm() {
 #[tokio::test(start_paused = true)]
 async fn of_two_nodes_under_one_id_that_meet_late_exactly_one_is_expelled() {
     for second_is_newer in [true, false] {
-        let mut cluster = Cluster::of(8).await;
+        let mut cluster = Cluster::of(6).await;
         // Its seed is down, so nobody can tell the second that its id is taken.
         let lonely = Spec { incarnation: u64::from(second_is_newer) * 2, ..Spec::of(5) };
         let seed = addr(9).to_string();
@@ -95,7 +95,7 @@ async fn of_two_nodes_under_one_id_that_meet_late_exactly_one_is_expelled() {
             "{reason}"
         );
         goes.stop();
-        assert!(timeout(seconds(60), stays.expelled()).await.is_err(), "both are expelled");
+        assert!(timeout(seconds(20), stays.expelled()).await.is_err(), "both are expelled");
     }
 }
 
@@ -109,9 +109,12 @@ async fn two_nodes_under_one_id_that_only_gossip_brings_together_are_told_apart(
         let second = cluster.start(Spec { incarnation, ..Spec::of(5) }.at(addr(20))).await.unwrap();
         time_passes(seconds(20)).await;
         cluster.network.mend();
-        let older = if incarnation == 0 { &second } else { cluster.node(5) };
+        let first = cluster.node(5);
+        let (older, newer) = if incarnation == 0 { (&second, first) } else { (first, &second) };
         let reason = timeout(LONG, older.expelled()).await.unwrap();
         assert!(reason.contains("another live node at 10.0.0."), "{reason}");
+        older.stop();
+        assert!(timeout(seconds(20), newer.expelled()).await.is_err(), "both are expelled");
     }
 }
 
