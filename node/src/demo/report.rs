@@ -187,11 +187,11 @@ mod tests {
     fn people_see_the_tree_the_nodes_and_the_gain() {
         let text = text(&outcome(), Paint::Plain);
         for line in [
-            "NODE   TIME  FROM ORIGIN  FROM PEERS  PARENT",
-            "n1    1.5 s      1.0 MiB         0 B  - (root)",
-            "n2    1.5 s          0 B     1.0 MiB  n1",
-            "through the tree          2.0 s          1.0 MiB     1.00",
-            "straight from the origin  4.0 s          2.0 MiB     2.00",
+            "NODE    TIME  FROM ORIGIN  FROM PEERS  PARENT",
+            "n1    1.50 s      1.0 MiB         0 B  - (root)",
+            "n2    1.50 s          0 B     1.0 MiB  n1",
+            "through the tree          2.00 s          1.0 MiB     1.00",
+            "straight from the origin  4.00 s          2.0 MiB     2.00",
             "2.0 times as fast, and the origin sent 50% less.",
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line:?} is not in\n{text}");
