@@ -1,7 +1,8 @@
 //! The greeter: who takes part in which function, as far as this node knows, and the places in the tree that follow.
 //!
 //! Gossip takes a second to spread and a burst takes milliseconds, so those whom this node greeted, or was told of
-//! in a greeting, are remembered for a while and laid over the view. What a member has published itself wins.
+//! in a greeting, are remembered for a while and laid over the view. What a member has published itself wins, but for the
+//! news that it holds everything by now.
 //!
 //! Nothing is decided here: a greeter that knows more only answers better. Two greeters that disagree give two trees
 //! which both follow seniority, so parents never loop (see [`crate::tree`]). Pure: views and times are arguments.
@@ -153,7 +154,13 @@ impl Greeter {
             .filter(|(node, _)| !leaving(node))
             .map(|(node, greeting)| (node.clone(), greeting.contact.clone()))
             .collect();
-        all.extend(view.participants(function).map(|contact| (contact.node.clone(), contact)));
+        for contact in view.participants(function) {
+            let is_ready_by_now =
+                |known: &Contact| known.state == ParticipationState::Ready && known.stamp == contact.stamp;
+            if !all.get(&contact.node).is_some_and(is_ready_by_now) {
+                all.insert(contact.node.clone(), contact);
+            }
+        }
         let mut all: Vec<Contact> = all.into_values().collect();
         all.sort_by(|a, b| (a.stamp, &a.node).cmp(&(b.stamp, &b.node)));
         all
@@ -278,6 +285,23 @@ mod tests {
         let again = Joiner { avoid: vec![node(0)], ..joiner(2) };
         let joined = greeter.greet(FUNCTION, &again, &view, 1001);
         assert_eq!(joined.ancestors.iter().map(|c| c.node.clone()).collect::<Vec<_>>(), [node(1)]);
+    }
+
+    #[test]
+    fn who_is_ready_by_now_is_known_before_gossip_tells() {
+        let published = Participation { stamp: Stamp::default(), state: ParticipationState::Provisioning };
+        let view = view_of(&[(1, published)]);
+        let ready = |stamp| Contact { state: ParticipationState::Ready, ..joiner(1).contact(stamp) };
+        let earlier = Stamp { wall_ms: 1, logical: 0 };
+        for (told, expected) in [
+            (None, ParticipationState::Provisioning),
+            (Some(ready(Stamp::default())), ParticipationState::Ready),
+            (Some(ready(earlier)), ParticipationState::Provisioning),
+        ] {
+            let mut greeter = Greeter::default();
+            told.into_iter().for_each(|contact| greeter.remember(FUNCTION, contact, 1000));
+            assert_eq!(greeter.participants(&FUNCTION, &view)[0].state, expected);
+        }
     }
 
     #[test]

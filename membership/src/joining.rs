@@ -2,6 +2,7 @@
 //!
 //! What the answers say is decided in [`crate::greeter`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use crate::membership::Membership;
 use crate::rendezvous;
 use crate::stamp::Stamp;
 use crate::tree::Tree;
-use crate::view::{Contact, Participation};
+use crate::view::{Contact, Member, MemberState, Participation};
 use crate::wire::{Joined, Reply, Request};
 
 /// How long the first greeter may take before the second is asked as well.
@@ -36,7 +37,7 @@ impl Membership {
             stamp,
             avoid: avoid.to_vec(),
         };
-        let joined = match self.greeters(&function).as_slice() {
+        let joined = match self.greeters(&function, stamp.is_some()).as_slice() {
             [] => None,
             [only] => self.ask_greeter(only, function, &joiner).await,
             [first, second, ..] => self.ask_two(first, second, function, &joiner).await,
@@ -54,11 +55,18 @@ impl Membership {
         joined.stamp
     }
 
-    /// The first two members, by rendezvous, that can be asked. This node may be one of them.
-    fn greeters(&self, function: &FunctionId) -> Vec<Peer> {
+    /// The first two members, by rendezvous, that can be asked. This node may be one of them, unless it joins `again`, for
+    /// then it is others who may know more. When all others are suspects they are asked: likely it is this node that was
+    /// away.
+    fn greeters(&self, function: &FunctionId, again: bool) -> Vec<Peer> {
         let view = self.current();
-        let alive: Vec<_> = view.alive().collect();
-        let order = rendezvous::order(function.as_bytes(), alive.iter().map(|member| &member.node));
+        let is_other = |member: &&Arc<Member>| member.node != *view.me();
+        let mut candidates: Vec<_> = view.alive().filter(|member| !again || is_other(member)).collect();
+        if !candidates.iter().any(is_other) {
+            let is_suspect = |member: &&Arc<Member>| member.state == MemberState::Suspect;
+            candidates.extend(view.members().filter(is_suspect));
+        }
+        let order = rendezvous::order(function.as_bytes(), candidates.iter().map(|member| &member.node));
         let peers = order.into_iter().take(2).filter_map(|node| view.get(node));
         peers.map(|member| Peer::node(member.node.clone(), member.addr)).collect()
     }
@@ -119,7 +127,7 @@ impl Membership {
             greeter.greet(function, joiner, &self.current(), config.clock.now_ms())
         };
         let other = self
-            .greeters(&function)
+            .greeters(&function, false)
             .into_iter()
             .find(|peer| peer.id.as_ref().is_some_and(|id| *id != config.node && *id != joiner.node));
         if let Some(other) = other {
