@@ -169,9 +169,10 @@ impl Job {
                 }),
                 Step::Rejoin => {
                     let avoid = self.past.lock().shunned(self.started.elapsed());
-                    self.past.lock().rejoined();
                     let (membership, Claim { function, stamp }) = (&self.fetcher.membership, self.claim);
                     membership.join(function, Some(stamp), &avoid).await;
+                    // Not before: other blobs of this function would go to the origin meanwhile.
+                    self.past.lock().rejoined();
                     Ok(())
                 }
                 Step::Wait(pause) => {

@@ -42,6 +42,10 @@ impl Failure {
 const ORIGIN_WAITS: [Duration; 4] =
     [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
 
+/// How soon to look again when all who could be asked are under suspicion. The verdict takes membership two seconds when
+/// they are gone, and a round trip when they are not.
+const VERDICT_PAUSE: Duration = Duration::from_millis(100);
+
 /// What went wrong so far while a function's blobs were fetched. Times count from an origin of the caller's.
 #[derive(Debug, Default)]
 pub struct Past {
@@ -112,9 +116,13 @@ pub fn next(lineage: &Lineage, suspects: &[NodeId], past: &Past, has_origin: boo
     if let Some(peer) = candidates.clone().find(|contact| !suspects.contains(&contact.node)) {
         return Step::Peer(peer.clone());
     }
-    let somebody_failed = !past.shunned(now).is_empty() || candidates.count() > 0 || past.origin_failures > 0;
+    let all_suspect = candidates.count() > 0;
+    let somebody_failed = !past.shunned(now).is_empty() || all_suspect || past.origin_failures > 0;
     if somebody_failed && !past.joined_again {
         return Step::Rejoin;
+    }
+    if all_suspect {
+        return Step::Wait(VERDICT_PAUSE);
     }
     if past.origin_failures > ORIGIN_WAITS.len() || (!has_origin && !somebody_failed) {
         return Step::GiveUp;
@@ -177,6 +185,14 @@ mod tests {
         past.rejoined();
         check(&lineage(&["brother"], &[]), &[], &past, &Step::Peer(contact("brother")));
         check(&lineage(&[], &[]), &[], &past, &Step::Origin);
+    }
+
+    #[test]
+    fn while_all_are_suspects_the_verdict_is_awaited() {
+        let mut past = Past::default();
+        past.rejoined();
+        check(&lineage(&["parent"], &["holder"]), &["parent", "holder"], &past, &Step::Wait(VERDICT_PAUSE));
+        check(&lineage(&["parent"], &["holder"]), &["parent"], &past, &Step::Peer(contact("holder")));
     }
 
     #[test]
