@@ -11,11 +11,12 @@ use faasnet_sim::lab::process::wait_until;
 use faasnet_sim::lab::registry::AccessLog;
 use faasnet_sim::lab::stage::{IMAGE_NAME, Stage};
 
-/// A provision may take this long before it counts as stuck. The slowest one here takes some ten seconds on two free cores.
+/// A provision may take this long before it counts as stuck. The slowest one here takes some twenty seconds on two cores.
 const PULL_LIMIT: Duration = Duration::from_secs(240);
 
-/// How long the registry is made to need for one image, so that "half-way" is a time that one can hit.
-const SHAPED_TIME: Duration = Duration::from_secs(9);
+/// How long the registry is made to need for one image, so that "half-way" is a time that one can hit, and so that the
+/// registry is the bottleneck on a busy machine too.
+const SHAPED_TIME: Duration = Duration::from_secs(15);
 
 /// What the registry may send for one image that all nodes pull at once: each byte once, and a little.
 const ORIGIN_SHARE: f64 = 1.05;
