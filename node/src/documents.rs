@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 use transfer::digest::Digest;
 use transfer::manifest::Document;
-use transfer::origin::OriginError;
+use transfer::origin::{Origin, OriginError};
 use transfer::reference::{Reference, Selector};
 use transfer::wire::{DocumentReply, DocumentRequest, Request};
 
@@ -121,7 +121,8 @@ impl Documents {
 
     /// Asks the origin, or failing that whoever holds the last known version. What the rendezvous member does.
     async fn ask_origin(&self, reference: &Reference) -> Result<Found, Error> {
-        match self.read_origin(reference).await {
+        let origin = self.origins.get(reference.registry())?;
+        match self.read_origin(origin.as_ref(), reference).await {
             Ok(document) => {
                 let found = Found { document, stale: false };
                 self.keep(reference, &found);
@@ -138,8 +139,7 @@ impl Documents {
         }
     }
 
-    async fn read_origin(&self, reference: &Reference) -> Result<Document, OriginError> {
-        let origin = self.origins.get(reference.registry())?;
+    async fn read_origin(&self, origin: &dyn Origin, reference: &Reference) -> Result<Document, OriginError> {
         let (repository, selector) = (reference.repository(), reference.selector());
         let known = self.tag(reference).and_then(|record| self.held(&record.digest));
         if let Some(known) = known

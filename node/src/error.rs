@@ -1,4 +1,4 @@
-//! Why a request to this node failed, in four kinds that every door (API, mirror, CLI) maps to its own codes.
+//! Why a request to this node failed, in five kinds that every door (API, mirror, CLI) maps to its own codes.
 
 use transfer::manifest::ManifestError;
 use transfer::origin::OriginError;
@@ -13,6 +13,14 @@ pub enum Error {
     /// The origin refuses it to us.
     #[error("{0}")]
     Denied(String),
+    /// The registry is not among the origins that this node may read from.
+    #[error("{registry} is not among this node's origins, which are {}; add it with --origin {registry}", allowed.join(", "))]
+    NotAllowed {
+        /// The registry.
+        registry: String,
+        /// The names of this node's origins.
+        allowed: Vec<String>,
+    },
     /// It may be had later: an origin is down, or this node leaves.
     #[error("{0}")]
     Unavailable(String),
@@ -48,6 +56,8 @@ impl From<Error> for DocumentReply {
             Error::NotFound(text) | Error::Invalid(text) => Self::NotFound(text),
             Error::Denied(text) => Self::Denied(text),
             Error::Unavailable(text) => Self::Unavailable(text),
+            // The asker may have it among its own.
+            error @ Error::NotAllowed { .. } => Self::Unavailable(error.to_string()),
         }
     }
 }

@@ -79,7 +79,7 @@ impl Node {
         let id = node_id(&config)?;
         let clock = WallClock::system();
         let incarnation = next_incarnation(&config.data, clock.now_ms())?;
-        let origins = Arc::new(Origins::open(&config.origins).await?);
+        let origins = Arc::new(Origins::open(&config.origins()).await?);
         let http_listener = TcpListener::bind(config.http).await.with_context(|| {
             format!(
                 "cannot listen on http://{}; is another node running? choose another address with --http",

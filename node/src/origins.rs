@@ -1,56 +1,44 @@
-//! Which origin a registry's name stands for.
+//! Which origin a registry's name stands for. The list is what this node may read from: there is no way to any other.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use parking_lot::Mutex;
-use transfer::origin::{Origin, OriginError, RegistryConfig, RegistryOrigin, open_local};
+use transfer::origin::{Origin, RegistryConfig, RegistryOrigin, open_local};
 
-use crate::config::OriginSpec;
-
-/// Registries that are kept open without having been configured; past that the table starts afresh.
-const MAX_DISCOVERED: usize = 256;
+use crate::config::OriginConfig;
+use crate::error::Error;
 
 /// The origins of one node, by the name that references use.
 pub(crate) struct Origins {
-    configured: BTreeMap<String, Arc<dyn Origin>>,
-    discovered: Mutex<BTreeMap<String, Arc<dyn Origin>>>,
+    by_name: BTreeMap<String, (OriginConfig, Arc<dyn Origin>)>,
 }
 
 impl Origins {
-    /// Opens the configured ones. Archives are unpacked; nobody is connected to.
-    pub(crate) async fn open(specs: &[OriginSpec]) -> anyhow::Result<Self> {
-        let mut configured: BTreeMap<String, Arc<dyn Origin>> = BTreeMap::new();
-        for spec in specs {
-            let origin: Arc<dyn Origin> = if spec.is_url() {
-                Arc::new(RegistryOrigin::new(&spec.location, RegistryConfig::default())?)
-            } else {
-                let local = open_local(Path::new(&spec.location)).await;
-                Arc::new(
-                    local.with_context(|| format!("cannot use {} as origin {}", spec.location, spec.name))?,
-                )
+    /// Opens them. Archives are unpacked; nobody is connected to.
+    pub(crate) async fn open(configs: &[OriginConfig]) -> anyhow::Result<Self> {
+        let mut by_name = BTreeMap::new();
+        for config in configs {
+            let origin: Arc<dyn Origin> = match config.path() {
+                Some(path) => {
+                    let using = || format!("cannot use {} as origin {}", path.display(), config.name);
+                    Arc::new(open_local(path).await.with_context(using)?)
+                }
+                None => {
+                    let url = config.location.as_deref().unwrap_or(&config.name);
+                    Arc::new(RegistryOrigin::new(url, RegistryConfig::default())?)
+                }
             };
-            configured.insert(spec.name.clone(), origin);
+            by_name.insert(config.name.clone(), (config.clone(), origin));
         }
-        Ok(Self { configured, discovered: Mutex::default() })
+        Ok(Self { by_name })
     }
 
-    /// The origin for references to `registry`: as configured, or by its name alone.
-    pub(crate) fn get(&self, registry: &str) -> Result<Arc<dyn Origin>, OriginError> {
-        if let Some(origin) = self.configured.get(registry) {
-            return Ok(origin.clone());
-        }
-        let mut discovered = self.discovered.lock();
-        if let Some(origin) = discovered.get(registry) {
-            return Ok(origin.clone());
-        }
-        if discovered.len() >= MAX_DISCOVERED {
-            discovered.clear();
-        }
-        let origin: Arc<dyn Origin> = Arc::new(RegistryOrigin::new(registry, RegistryConfig::default())?);
-        discovered.insert(registry.to_owned(), origin.clone());
-        Ok(origin)
+    /// The origin for references to `registry`.
+    pub(crate) fn get(&self, registry: &str) -> Result<Arc<dyn Origin>, Error> {
+        self.by_name.get(registry).map(|(_, origin)| origin.clone()).ok_or_else(|| Error::NotAllowed {
+            registry: registry.to_owned(),
+            allowed: self.by_name.keys().cloned().collect(),
+        })
     }
 }

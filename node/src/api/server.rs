@@ -163,7 +163,7 @@ impl From<node::Error> for Refusal {
     fn from(error: node::Error) -> Self {
         let status = match error {
             node::Error::NotFound(_) => StatusCode::NOT_FOUND,
-            node::Error::Denied(_) => StatusCode::FORBIDDEN,
+            node::Error::Denied(_) | node::Error::NotAllowed { .. } => StatusCode::FORBIDDEN,
             node::Error::Unavailable(_) => StatusCode::BAD_GATEWAY,
             node::Error::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
         };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use clap::builder::{BoolishValueParser, NonEmptyStringValueParser};
-use faasnet::config::{Config, OriginSpec, Secret};
+use faasnet::config::{Config, OriginConfig, Secret};
 use faasnet::node::Node;
 use membership::{NodeId, Zone};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -99,16 +99,17 @@ pub(super) struct NodeArgs {
     )]
     insecure_no_secret: bool,
 
-    /// What stands behind a registry's name: another registry, or an OCI layout or archive on disk. A URL alone goes by
-    /// its host and port. Repeat it, or separate them by commas. Registries without one are asked under their own names
+    /// A registry that this node may read from, and what stands behind its name: itself, another registry, or an OCI
+    /// layout or archive on disk. A URL alone goes by its host and port. Repeat it, or separate them by commas. Once there
+    /// is one, only those that are listed are read [default: Docker Hub and the other large public registries]
     #[arg(
         long = "origin",
         env = "FAASNET_ORIGIN",
-        value_name = "NAME=URL|PATH",
+        value_name = "NAME[=URL|PATH]",
         value_delimiter = ',',
         help_heading = "Images"
     )]
-    origins: Vec<OriginSpec>,
+    origins: Vec<OriginConfig>,
 
     /// The registry that is meant when a client of the mirror names none
     #[arg(
@@ -213,12 +214,12 @@ impl NodeArgs {
             bail!("--insecure-no-secret and a secret contradict each other; give one of them");
         }
         let data = self.data.or_else(|| surroundings.data());
+        let data = data.context("there is no home directory to keep data in; give a directory by --data")?;
         Ok(Config {
             id: self.id,
             listen: self.listen,
             advertise: self.advertise,
             http: self.http,
-            data: data.context("there is no home directory to keep data in; give a directory by --data")?,
             seeds: self.seeds,
             zone: self.zone,
             cluster: self.cluster,
@@ -227,6 +228,7 @@ impl NodeArgs {
             origins: self.origins,
             default_origin: self.default_origin,
             platform: self.platform,
+            ..Config::new(data)
         })
     }
 }
@@ -304,9 +306,8 @@ mod tests {
         assert_eq!(config.seeds, ["a:1", "b:2", "c:3"]);
         assert_eq!((config.zone.as_str(), config.cluster.as_str()), ("z", "blue"));
         assert!(config.insecure_no_secret);
-        let origins: Vec<(&str, &str)> =
-            config.origins.iter().map(|origin| (origin.name.as_str(), origin.location.as_str())).collect();
-        assert_eq!(origins, [("docker.io", "/images"), ("quay.io", "https://mirror.example")]);
+        let docker = OriginConfig::at("docker.io", "/images");
+        assert_eq!(config.origins, [docker, OriginConfig::at("quay.io", "https://mirror.example")]);
         assert_eq!(config.default_origin.as_deref(), Some("quay.io"));
         assert_eq!(config.platform.to_string(), "linux/arm64");
     }

@@ -24,7 +24,7 @@ use super::image;
 use super::progress::Bars;
 use super::registry::EmbeddedRegistry;
 use crate::api;
-use crate::config::{Config, OriginSpec, Secret};
+use crate::config::{Config, OriginConfig, Secret};
 use crate::node::Node;
 use crate::render::Paint;
 
@@ -224,17 +224,12 @@ fn config(
     Config {
         id: format!("n{number}").parse().ok(),
         listen: Some(([127, 0, 0, 1], 0).into()),
-        advertise: None,
         http: ([127, 0, 0, 1], 0).into(),
-        data: scratch.join(format!("n{number}")),
         seeds: seed.into_iter().collect(),
-        zone: membership::Zone::default(),
         cluster: "demo".to_owned(),
         secret: Some(secret.clone()),
-        insecure_no_secret: false,
-        origins: vec![OriginSpec { name: address.clone(), location: format!("http://{address}") }],
-        default_origin: None,
-        platform: Platform::host(),
+        origins: vec![OriginConfig::at(&address, format!("http://{address}"))],
+        ..Config::new(scratch.join(format!("n{number}")))
     }
 }
 

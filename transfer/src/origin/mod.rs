@@ -6,6 +6,7 @@
 mod archive;
 mod blob;
 mod layout;
+pub mod pause;
 mod registry;
 pub mod retry;
 

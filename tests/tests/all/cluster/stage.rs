@@ -9,16 +9,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use faasnet::Node;
 use faasnet::api;
-use faasnet::config::{Config, OriginSpec, Secret};
+use faasnet::config::{Config, OriginConfig, Secret};
 use faasnet::demo::image::{self, DemoImage};
 use faasnet::demo::registry::EmbeddedRegistry;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use membership::{FunctionId, NodeId, Zone};
+use membership::{FunctionId, NodeId};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use transfer::digest::Digest;
-use transfer::manifest::{Document, Manifest, Platform};
+use transfer::manifest::{Document, Manifest};
 use transfer::origin::{BlobStream, LayoutOrigin, OriginError, open_local};
 use transfer::reference::{Reference, Selector};
 
@@ -99,17 +99,12 @@ impl Stage {
         Config {
             id: Some(name.parse().unwrap()),
             listen: Some(([127, 0, 0, 1], 0).into()),
-            advertise: None,
             http: ([127, 0, 0, 1], 0).into(),
-            data: self.scratch.path().join(name),
             seeds: self.nodes.iter().take(2).map(|seed| seed.addr().to_string()).collect(),
-            zone: Zone::default(),
             cluster: "test".to_owned(),
             secret: Some(self.secret.clone()),
-            insecure_no_secret: false,
-            origins: vec![OriginSpec { location: format!("http://{address}"), name: address }],
-            default_origin: None,
-            platform: Platform::host(),
+            origins: vec![OriginConfig::at(&address, format!("http://{address}"))],
+            ..Config::new(self.scratch.path().join(name))
         }
     }
 

@@ -2,17 +2,21 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use anyhow::{bail, ensure};
 use membership::{NodeId, Zone};
 use transfer::manifest::Platform;
-use transfer::reference::check_registry;
+
+mod origin;
 
 pub use crate::trust::Secret;
+pub use origin::{ClientCertificate, CredentialsConfig, OriginConfig, PUBLIC_REGISTRIES};
 
 /// The UDP port that nodes listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7400;
+
+/// The address of mirror and API unless told otherwise.
+pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
 
 /// An address that stands for every other machine (RFC 5737), for when no seed's name resolves yet.
 const ELSEWHERE: &str = "192.0.2.1:9";
@@ -42,49 +46,41 @@ pub struct Config {
     pub secret: Option<Secret>,
     /// Listen beyond loopback although there is no secret.
     pub insecure_no_secret: bool,
-    /// Where registries are, for those whose name does not say it.
-    pub origins: Vec<OriginSpec>,
+    /// The origins that it may read from; if there are none, [`PUBLIC_REGISTRIES`].
+    pub origins: Vec<OriginConfig>,
     /// The registry that mirror requests mean when they name none.
     pub default_origin: Option<String>,
     /// The platform whose image is taken from an index unless a request names one.
     pub platform: Platform,
-}
-
-/// Where the registry of that name is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginSpec {
-    /// As in references: `registry.example:5000`.
-    pub name: String,
-    /// A URL, or the path of an OCI layout or an image archive.
-    pub location: String,
-}
-
-impl OriginSpec {
-    /// Whether it is a registry, not a path.
-    pub fn is_url(&self) -> bool {
-        self.location.contains("://")
-    }
-}
-
-impl FromStr for OriginSpec {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, location) = match (text.split_once('='), text.split_once("://")) {
-            (Some((name, location)), _) => (name, location),
-            (None, Some((_, host))) => (host.trim_end_matches('/'), text),
-            (None, None) => {
-                return Err(format!("{text:?} is no origin: use NAME=URL, NAME=PATH, or a URL"));
-            }
-        };
-        check_registry(name).map_err(|error| error.to_string())?;
-        if location.is_empty() {
-            return Err(format!("the origin {name} needs a URL or a path behind the ="));
-        }
-        Ok(Self { name: name.to_owned(), location: location.to_owned() })
-    }
+    /// A Unix socket for mirror and API, besides [`Config::http`].
+    pub socket: Option<PathBuf>,
+    /// What those must show who change this node's state through the API, other than over the Unix socket. Without one
+    /// they may do so only if the API is bound to loopback.
+    pub api_token: Option<Secret>,
 }
 
 impl Config {
+    /// A node on its own that keeps its data there, with defaults throughout.
+    pub fn new(data: PathBuf) -> Self {
+        Self {
+            id: None,
+            listen: None,
+            advertise: None,
+            http: DEFAULT_HTTP,
+            data,
+            seeds: Vec::new(),
+            zone: Zone::default(),
+            cluster: "faasnet".to_owned(),
+            secret: None,
+            insecure_no_secret: false,
+            origins: Vec::new(),
+            default_origin: None,
+            platform: Platform::host(),
+            socket: None,
+            api_token: None,
+        }
+    }
+
     /// Refuses what cannot work, whatever the network is like.
     pub fn check(&self) -> anyhow::Result<()> {
         // What a function's bytes came from is told by node id, or as this.
@@ -95,6 +91,14 @@ impl Config {
         );
         ensure!(!self.data.as_os_str().is_empty(), "a node needs a data directory: use --data DIR");
         self.listen().map(|_| ())
+    }
+
+    /// The origins that it may read from.
+    pub fn origins(&self) -> Vec<OriginConfig> {
+        match self.origins.as_slice() {
+            [] => PUBLIC_REGISTRIES.map(OriginConfig::named).to_vec(),
+            listed => listed.to_vec(),
+        }
     }
 
     /// Where to listen. Refuses to go beyond loopback without a secret.
@@ -157,19 +161,11 @@ mod tests {
 
     fn config(listen: Option<&str>, secret: bool, insecure: bool, seeds: &[&str]) -> Config {
         Config {
-            id: None,
             listen: listen.map(|listen| listen.parse().unwrap()),
-            advertise: None,
-            http: ([127, 0, 0, 1], 0).into(),
-            data: PathBuf::new(),
             seeds: seeds.iter().map(|seed| (*seed).to_owned()).collect(),
-            zone: Zone::default(),
-            cluster: "faasnet".to_owned(),
             secret: secret.then(Secret::generate),
             insecure_no_secret: insecure,
-            origins: Vec::new(),
-            default_origin: None,
-            platform: Platform::host(),
+            ..Config::new(PathBuf::from("data"))
         }
     }
 
@@ -190,11 +186,7 @@ mod tests {
 
     #[test]
     fn no_node_is_called_like_the_registry() {
-        let named = |name: &str| Config {
-            id: Some(name.parse().unwrap()),
-            data: PathBuf::from("data"),
-            ..config(None, true, false, &[])
-        };
+        let named = |name: &str| Config { id: Some(name.parse().unwrap()), ..config(None, true, false, &[]) };
         assert!(named("origin").check().is_err());
         assert!(named("n1").check().is_ok());
     }
@@ -206,17 +198,5 @@ mod tests {
         assert_eq!(seeded.advertise(bound).to_string(), "127.0.0.1:7400");
         let told = Config { advertise: Some("192.0.2.1:0".parse().unwrap()), ..seeded };
         assert_eq!(told.advertise(bound).to_string(), "192.0.2.1:7400");
-    }
-
-    #[test]
-    fn origins_are_named() {
-        let parse = |text: &str| text.parse::<OriginSpec>().map(|spec| (spec.name, spec.location));
-        let pair = |name: &str, location: &str| Ok((name.to_owned(), location.to_owned()));
-        assert_eq!(parse("r.example=https://10.0.0.1:5000"), pair("r.example", "https://10.0.0.1:5000"));
-        assert_eq!(parse("local.images=/srv/layout"), pair("local.images", "/srv/layout"));
-        assert_eq!(parse("http://10.0.0.1:5000/"), pair("10.0.0.1:5000", "http://10.0.0.1:5000/"));
-        for bad in ["", "name", "=x", "r.example=", "a b=http://x"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
     }
 }
