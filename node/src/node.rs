@@ -21,7 +21,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use transfer::blob::Blob;
 use transfer::counters::Counters;
+use transfer::digest::Digest;
+use transfer::expectation::Expectations;
 use transfer::fetch::{Fetcher, Source};
 use transfer::manifest::Platform;
 use transfer::reference::{DEFAULT_REGISTRY, Reference};
@@ -61,6 +64,7 @@ struct Inner {
     store: Arc<Store>,
     server: Arc<Server>,
     counters: Arc<Counters>,
+    origins: Arc<Origins>,
     documents: Arc<Documents>,
     provisioner: Arc<Provisioner>,
     http_addr: SocketAddr,
@@ -108,8 +112,14 @@ impl Node {
         let stop = CancellationToken::new();
         let leaving = watch::Sender::new(false);
         let counters = Arc::new(Counters::default());
-        let server = Server::new(id.clone(), store.clone(), counters.clone(), leaving.subscribe());
-        let server = Arc::new(server);
+        let expectations = Arc::new(Expectations::default());
+        let server = Arc::new(Server::new(
+            id.clone(),
+            store.clone(),
+            counters.clone(),
+            expectations.clone(),
+            leaving.subscribe(),
+        ));
         let as_link: Arc<dyn Link> = link.clone();
         let documents =
             Arc::new(Documents::open(&config.data, membership.clone(), as_link.clone(), origins.clone())?);
@@ -119,10 +129,10 @@ impl Node {
             root: config.data.clone(),
             membership: membership.clone(),
             store: store.clone(),
-            server: server.clone(),
+            expectations,
             fetcher,
             documents: documents.clone(),
-            origins,
+            origins: origins.clone(),
             platform: config.platform.clone(),
             stop: stop.clone(),
         })?;
@@ -135,6 +145,7 @@ impl Node {
                 store,
                 server,
                 counters,
+                origins,
                 documents,
                 provisioner,
                 http_addr,
@@ -228,6 +239,26 @@ impl Node {
         }
     }
 
+    /// Refuses registries that are not among this node's origins.
+    pub(crate) fn check_allowed(&self, registry: &str) -> Result<(), Error> {
+        self.inner.origins.config(registry).map(|_| ())
+    }
+
+    /// Whether only what is read of that registry's images is fetched.
+    pub(crate) fn is_lazy(&self, registry: &str) -> bool {
+        self.inner.origins.config(registry).is_ok_and(|config| config.lazy)
+    }
+
+    /// A blob for a client, whatever of it is here.
+    pub(crate) async fn blob(&self, reference: &Reference, digest: Digest) -> Result<Arc<Blob>, Error> {
+        if let Some(blob) = self.inner.store.lookup(digest).await.filter(|blob| blob.is_complete()) {
+            return Ok(blob);
+        }
+        // A node that has just started may be about to take up the function that the blob is of.
+        self.ready().await?;
+        self.inner.provisioner.blob(reference, digest).await
+    }
+
     pub(crate) fn documents(&self) -> &Documents {
         &self.inner.documents
     }
@@ -251,7 +282,7 @@ impl Node {
     ) -> Result<FunctionId, Error> {
         self.ready().await?;
         let document = self.inner.provisioner.image(reference, platform.as_ref()).await?;
-        Ok(self.inner.provisioner.start(reference, &document)?.id)
+        Ok(self.inner.provisioner.start(reference, &document, false)?.id)
     }
 
     /// Waits until a function is ready or failed, and tells how it went. `None` if it is not on this node.

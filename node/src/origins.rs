@@ -36,7 +36,16 @@ impl Origins {
 
     /// The origin for references to `registry`.
     pub(crate) fn get(&self, registry: &str) -> Result<Arc<dyn Origin>, Error> {
-        self.by_name.get(registry).map(|(_, origin)| origin.clone()).ok_or_else(|| Error::NotAllowed {
+        self.find(registry).map(|(_, origin)| origin.clone())
+    }
+
+    /// How that origin is to be treated.
+    pub(crate) fn config(&self, registry: &str) -> Result<OriginConfig, Error> {
+        self.find(registry).map(|(config, _)| config.clone())
+    }
+
+    fn find(&self, registry: &str) -> Result<&(OriginConfig, Arc<dyn Origin>), Error> {
+        self.by_name.get(registry).ok_or_else(|| Error::NotAllowed {
             registry: registry.to_owned(),
             allowed: self.by_name.keys().cloned().collect(),
         })

@@ -20,12 +20,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
-use transfer::blob::{Blob, Claim};
+use transfer::blob::Blob;
+use transfer::claim::Claim;
 use transfer::digest::Digest;
+use transfer::expectation::Expectations;
 use transfer::fetch::{FetchError, Fetcher, Job, Source, Story};
 use transfer::manifest::{Descriptor, Document, Manifest, Platform, select};
 use transfer::reference::{Reference, Selector};
-use transfer::serve::Server;
 use transfer::store::Store;
 
 use crate::documents::{Documents, write_whole};
@@ -40,7 +41,7 @@ pub(crate) struct Parts {
     pub(crate) root: PathBuf,
     pub(crate) membership: Membership,
     pub(crate) store: Arc<Store>,
-    pub(crate) server: Arc<Server>,
+    pub(crate) expectations: Arc<Expectations>,
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) documents: Arc<Documents>,
     pub(crate) origins: Arc<Origins>,
@@ -62,6 +63,8 @@ pub(crate) struct Function {
     pub(crate) reference: Reference,
     pub(crate) blobs: Vec<Descriptor>,
     progress: watch::Sender<Progress>,
+    /// Whether only what is read of it is fetched. Once it is to be provisioned as a whole, it stays so.
+    lazy: watch::Sender<bool>,
 }
 
 /// How far a function is.
@@ -90,12 +93,18 @@ struct Record {
     reference: Reference,
     stamp: Stamp,
     ready: bool,
+    lazy: bool,
 }
 
 impl Function {
     /// The size of all its blobs together.
     pub(crate) fn bytes(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.size).sum()
+    }
+
+    /// Whether only what is read of it is fetched.
+    pub(crate) fn is_lazy(&self) -> bool {
+        *self.lazy.borrow()
     }
 
     /// Its progress now.
@@ -167,19 +176,22 @@ impl Provisioner {
         Err(Error::Invalid(format!("{reference}: indexes are nested more than {MAX_INDEX_DEPTH} deep")))
     }
 
-    /// Starts to provision the image in `document`, or joins whoever does. `reference` says where it is from.
+    /// Starts to provision the image in `document`, or joins whoever does. `reference` says where it is from. If `lazy`,
+    /// only what clients and children read is fetched, until somebody asks for the whole.
     pub(crate) fn start(
         self: &Arc<Self>,
         reference: &Reference,
         document: &Document,
+        lazy: bool,
     ) -> Result<Arc<Function>, Error> {
-        self.start_with(reference, document, None)
+        self.start_with(reference, document, lazy, None)
     }
 
     fn start_with(
         self: &Arc<Self>,
         reference: &Reference,
         document: &Document,
+        lazy: bool,
         record: Option<&Record>,
     ) -> Result<Arc<Function>, Error> {
         let manifest = Manifest::parse(document)?;
@@ -189,7 +201,12 @@ impl Provisioner {
         let id = FunctionId::from(document.digest);
         let mut functions = self.functions.lock();
         if let Some(known) = functions.get(&id).filter(|known| self.is_good(known)) {
-            return Ok(known.clone());
+            let known = known.clone();
+            drop(functions);
+            if !lazy {
+                self.make_whole(&known);
+            }
+            return Ok(known);
         }
         let progress = Progress {
             state: State::Provisioning,
@@ -204,12 +221,24 @@ impl Provisioner {
             reference: reference.clone(),
             blobs: manifest.blobs().cloned().collect(),
             progress: watch::Sender::new(progress),
+            lazy: watch::Sender::new(lazy),
         });
         functions.insert(id, function.clone());
         drop(functions);
         let run = self.clone().run(function.clone(), record.cloned().or_else(|| self.record(id)));
         tokio::spawn(self.parts.stop.clone().run_until_cancelled_owned(run));
         Ok(function)
+    }
+
+    /// From now on a function is provisioned as a whole.
+    fn make_whole(&self, function: &Function) {
+        if !function.lazy.send_replace(false) {
+            return;
+        }
+        info!(function = %function.reference, "to be provisioned as a whole from now on");
+        if let Some(job) = &function.progress.borrow().job {
+            self.save(function, job.stamp(), false);
+        }
     }
 
     /// Whether it is on its way, or ready with all its blobs still on disk.
@@ -241,24 +270,26 @@ impl Provisioner {
     }
 
     async fn provision(&self, function: &Arc<Function>, record: Option<Record>) -> Result<(), String> {
-        let Parts { membership, server, .. } = &self.parts;
+        let Parts { membership, expectations, .. } = &self.parts;
         let kept = record.as_ref().map(|record| record.stamp);
         // Others may ask for its blobs as soon as the greeter knows of us.
-        let expectation = server.expect(function.id);
+        let expectation = expectations.expect(function.id);
         let opened = self.open_blobs(function).await.map_err(|error| error.to_string())?;
         let whole = opened.iter().all(|blob| blob.is_complete());
         let stamp = match kept {
             Some(stamp) if whole => stamp,
             _ => membership.join(function.id, kept, &[]).await,
         };
+        expectation.joined(stamp);
         let claim = Claim { function: function.id, stamp };
-        let job = Arc::new(Job::new(self.parts.fetcher.clone(), claim, self.origin(&function.reference)));
+        let origin = self.origin(&function.reference);
+        let job = Arc::new(Job::new(self.parts.fetcher.clone(), claim, origin, function.lazy.subscribe()));
         function.progress.send_modify(|progress| {
             progress.opened.clone_from(&opened);
             progress.job = Some(job.clone());
         });
         if !whole {
-            self.save(function, &Record { reference: function.reference.clone(), stamp, ready: false });
+            self.save(function, stamp, false);
             membership
                 .publish(function.id, Participation { stamp, state: ParticipationState::Provisioning })
                 .await;
@@ -268,7 +299,7 @@ impl Provisioner {
             fetched.map_err(|error| error.to_string())?;
         }
         drop(expectation);
-        self.save(function, &Record { reference: function.reference.clone(), stamp, ready: true });
+        self.save(function, stamp, true);
         membership.publish(function.id, Participation { stamp, state: ParticipationState::Ready }).await;
         tell_finished(function, &job.story());
         Ok(())
@@ -305,7 +336,7 @@ impl Provisioner {
         }
     }
 
-    /// A blob for a client: of a function that is here or on its way, or by itself.
+    /// A blob that is not complete, for a client: of a function that is on its way, or by itself.
     pub(crate) async fn blob(
         self: &Arc<Self>,
         reference: &Reference,
@@ -318,9 +349,9 @@ impl Provisioner {
             provisioning.then_some(blob.size)
         });
         if let Some(size) = known {
-            return self.parts.store.blob(digest, size).await.map_err(disk);
-        }
-        if let Some(blob) = self.parts.store.lookup(digest).await.filter(|blob| blob.is_complete()) {
+            let blob = self.parts.store.blob(digest, size).await.map_err(disk)?;
+            // A lazy function has not failed when somebody could not be served: it goes on with who asks next.
+            blob.hope();
             return Ok(blob);
         }
         self.lone_blob(reference, digest).await
@@ -336,7 +367,8 @@ impl Provisioner {
         if self.lone.lock().insert(digest) {
             blob.hope();
             let claim = Claim { function: FunctionId::from(digest), stamp: Stamp::default() };
-            let job = Job::new(self.parts.fetcher.clone(), claim, Some((origin, repository)));
+            let whole = watch::Sender::new(false).subscribe();
+            let job = Job::new(self.parts.fetcher.clone(), claim, Some((origin, repository)), whole);
             let (provisioner, fetched) = (self.clone(), blob.clone());
             let fetch = async move {
                 if let Err(error) = job.fetch(&fetched).await {
@@ -359,8 +391,9 @@ impl Provisioner {
         serde_json::from_slice(&fs::read(self.record_path(id)).ok()?).ok()
     }
 
-    fn save(&self, function: &Function, record: &Record) {
-        let saved = serde_json::to_vec(record)
+    fn save(&self, function: &Function, stamp: Stamp, ready: bool) {
+        let record = Record { reference: function.reference.clone(), stamp, ready, lazy: function.is_lazy() };
+        let saved = serde_json::to_vec(&record)
             .map_err(std::io::Error::other)
             .and_then(|json| write_whole(&self.record_path(function.id), &json));
         if let Err(error) = saved {
@@ -380,7 +413,9 @@ impl Provisioner {
                 .documents
                 .held(&Digest::from(id))
                 .ok_or_else(|| Error::NotFound("its manifest is gone".to_owned()))
-                .and_then(|document| self.start_with(&record.reference, &document, Some(&record)));
+                .and_then(|document| {
+                    self.start_with(&record.reference, &document, record.lazy, Some(&record))
+                });
             match resumed {
                 Ok(_) => debug!(function = %record.reference, ready = record.ready, "taken up again"),
                 Err(error) => warn!(function = %record.reference, %error, "cannot be taken up again"),

@@ -15,12 +15,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use membership::{FunctionId, Stamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::blocks::{self, BlockHash, BlockSet};
+use crate::claim::Claim;
+use crate::demand::{Demand, Demands};
 use crate::digest::{Digest, Sha256};
 use crate::recent::Recent;
 
@@ -83,22 +84,16 @@ pub enum Put {
     Known,
 }
 
-/// Who fetches a blob.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// Along whose tree.
-    pub function: FunctionId,
-    /// When this node joined it.
-    pub stamp: Stamp,
-}
-
 /// How far a blob is. Every change is announced through [`Blob::changes`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Progress {
+pub(crate) struct Progress {
     held: BlockSet,
-    complete: bool,
-    claim: Option<Claim>,
-    abandoned: Option<String>,
+    pub(crate) complete: bool,
+    pub(crate) claim: Option<Claim>,
+    /// Whether all of it is on its way.
+    pub(crate) comes_whole: bool,
+    /// Why the last one who fetched it gave up.
+    pub(crate) abandoned: Option<String>,
 }
 
 /// One blob on this node.
@@ -107,7 +102,8 @@ pub struct Blob {
     size: u64,
     paths: Paths,
     recent: Arc<Recent>,
-    progress: watch::Sender<Progress>,
+    pub(crate) progress: watch::Sender<Progress>,
+    demands: Arc<Demands>,
     files: Mutex<Files>,
 }
 
@@ -138,8 +134,10 @@ impl Blob {
                 held: BlockSet::empty(blocks::count(size)),
                 complete: false,
                 claim: None,
+                comes_whole: false,
                 abandoned: None,
             }),
+            demands: Arc::default(),
             files: Mutex::new(Files { data: None, journal: None, hasher: Some(Sha256::new()), next: 0 }),
             paths,
         };
@@ -215,6 +213,14 @@ impl Blob {
         self.progress.borrow().complete
     }
 
+    /// The blocks not held.
+    pub(crate) fn lacking(&self) -> BlockSet {
+        let progress = self.progress.borrow();
+        let mut lacking = BlockSet::full(progress.held.count());
+        lacking.subtract(&progress.held);
+        lacking
+    }
+
     /// The blocks not held, as at most `limit` ranges.
     pub fn missing(&self, limit: usize) -> Vec<std::ops::Range<u32>> {
         self.progress.borrow().held.missing(limit)
@@ -225,38 +231,41 @@ impl Blob {
         self.progress.borrow().held.first_in_both(wanted)
     }
 
-    /// Whose fetch it waits for, if anybody's.
-    pub fn claim(&self) -> Option<Claim> {
-        self.progress.borrow().claim
+    /// The first block of `after..` that is not held.
+    pub(crate) fn first_missing(&self, after: u32) -> Option<u32> {
+        let progress = self.progress.borrow();
+        (after..progress.held.count()).find(|index| !progress.held.contains(*index))
     }
 
-    /// Claims the right to fetch it, waiting while somebody else has it. `None` if it became complete meanwhile. The
-    /// claim ends when the guard is dropped.
-    pub async fn claim_for(self: &Arc<Self>, claim: Claim) -> Option<ClaimGuard> {
-        let mut changes = self.progress.subscribe();
-        loop {
-            let claimed = self.progress.send_if_modified(|progress| {
-                let free = !progress.complete && progress.claim.is_none();
-                if free {
-                    progress.claim = Some(claim);
-                    progress.abandoned = None;
-                }
-                free
-            });
-            if claimed {
-                return Some(ClaimGuard { blob: self.clone(), reason: "it was cancelled".to_owned() });
+    /// For somebody who waits for blocks of it.
+    pub(crate) fn demand(&self) -> Demand {
+        self.demands.add()
+    }
+
+    /// The blocks that somebody waits for and that are not held: the urgent ones, and all of them.
+    pub(crate) fn demanded(&self) -> (BlockSet, BlockSet) {
+        let progress = self.progress.borrow();
+        let (mut urgent, mut wanted) = self.demands.total(progress.held.count());
+        urgent.subtract(&progress.held);
+        wanted.subtract(&progress.held);
+        (urgent, wanted)
+    }
+
+    /// Told whenever somebody waits for other blocks.
+    pub(crate) fn demand_changes(&self) -> watch::Receiver<()> {
+        self.demands.changes()
+    }
+
+    /// Waits until somebody waits for a block that is not held, or the blob is complete.
+    pub(crate) async fn demanded_or_complete(&self) {
+        let (mut demands, mut changes) = (self.demands.changes(), self.progress.subscribe());
+        while !self.is_complete() && self.demanded().1.is_empty() {
+            tokio::select! {
+                // Both senders live in self.
+                _ = demands.changed() => {}
+                _ = changes.wait_for(|progress| progress.complete) => {}
             }
-            if self.is_complete() {
-                return None;
-            }
-            // The sender lives in self.
-            let _ = changes.changed().await;
         }
-    }
-
-    /// Somebody is about to fetch it: that an earlier fetch was given up is no reason to fail any more.
-    pub fn hope(&self) {
-        self.progress.send_if_modified(|progress| progress.abandoned.take().is_some());
     }
 
     /// Told of every change: a block, a claim, the end.
@@ -371,7 +380,7 @@ impl Blob {
 
     fn mark_complete(&self) {
         self.progress.send_modify(|progress| {
-            progress.held = BlockSet::from_ranges(progress.held.count(), &[0..u32::MAX]);
+            progress.held = BlockSet::full(progress.held.count());
             progress.complete = true;
         });
     }
@@ -393,13 +402,7 @@ impl Blob {
         }
         let blob = self.clone();
         let read = spawn_blocking(move || {
-            let data = blob.files.lock().data.clone();
-            let missing = || io::Error::new(io::ErrorKind::NotFound, "the file is gone");
-            let read = data.ok_or_else(missing).and_then(|file| {
-                let span = blocks::span(blob.size, index);
-                read_span(&file, span).map(Bytes::from)
-            });
-            let bytes = read.map_err(Self::disk("read", &blob.paths.complete))?;
+            let bytes = Bytes::from(blob.read_file(blocks::span(blob.size, index))?);
             let hash = *blake3::hash(&bytes).as_bytes();
             blob.recent.insert((blob.digest, index), hash, bytes.clone());
             Ok((hash, bytes))
@@ -407,23 +410,55 @@ impl Blob {
         read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
-    /// A block, as soon as it may be shown to a client: held, and for the last one, the whole blob verified. So a
-    /// client that has read to the end has read the right bytes. Fails when nobody fetches the blob any more.
-    pub async fn wait_and_read(self: &Arc<Self>, index: u32) -> Result<Bytes, BlobError> {
-        let last = index + 1 == blocks::count(self.size);
+    /// Whether block `index` is held and, if `verified`, the whole blob is complete in case it is the last one: so who
+    /// reads to the end has read the right bytes.
+    pub(crate) fn shows(&self, index: u32, verified: bool) -> bool {
+        self.progress.borrow().shows(index, verified)
+    }
+
+    /// Waits until it [shows](Self::shows) a block. Fails when nobody fetches the blob any more.
+    pub(crate) async fn wait_to_show(&self, index: u32, verified: bool) -> Result<(), BlobError> {
         let mut changes = self.progress.subscribe();
+        let given_up = |progress: &Progress| progress.claim.is_none() && progress.abandoned.is_some();
         let shown = changes
-            .wait_for(|progress| {
-                let held = progress.held.contains(index) && (progress.complete || !last);
-                held || (progress.claim.is_none() && progress.abandoned.is_some())
-            })
+            .wait_for(|progress| progress.shows(index, verified) || given_up(progress))
             .await
-            .map(|progress| progress.abandoned.clone().filter(|_| !progress.complete));
+            .map(|progress| progress.abandoned.clone().filter(|_| !progress.shows(index, verified)));
         match shown {
             Ok(Some(reason)) => Err(BlobError::Abandoned { blob: self.digest, reason }),
             // The sender lives in self, so the other case is an answer, too.
-            _ => self.read(index).await.map(|(_, bytes)| bytes),
+            _ => Ok(()),
         }
+    }
+
+    /// Some bytes of a block that is held. They are not hashed: who reads them compares the digest of the whole.
+    pub(crate) async fn read_within(
+        self: &Arc<Self>,
+        index: u32,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, BlobError> {
+        if let Some((_, block)) = self.recent.get(&(self.digest, index)) {
+            let start = blocks::span(self.size, index).start;
+            let within = |offset: u64| usize::try_from(offset - start).expect("a block fits memory");
+            return Ok(block.slice(within(range.start)..within(range.end)));
+        }
+        let blob = self.clone();
+        let read = spawn_blocking(move || blob.read_file(range).map(Bytes::from));
+        read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    fn read_file(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, BlobError> {
+        let data = self.files.lock().data.clone();
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "the file is gone");
+        let read = data.ok_or_else(missing).and_then(|file| read_span(&file, range));
+        read.map_err(Self::disk("read", &self.paths.complete))
+    }
+}
+
+impl Progress {
+    fn shows(&self, index: u32, verified: bool) -> bool {
+        let last = index + 1 == self.held.count();
+        self.held.contains(index) && (self.complete || !(last && verified))
     }
 }
 
@@ -444,28 +479,5 @@ impl Changes {
             // The blob is gone, and whoever waits for it holds it.
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// The right to fetch a blob, until it is dropped.
-pub struct ClaimGuard {
-    blob: Arc<Blob>,
-    reason: String,
-}
-
-impl ClaimGuard {
-    /// Says why the fetch ends without the blob being complete.
-    pub fn abandon(mut self, reason: String) {
-        self.reason = reason;
-    }
-}
-
-impl Drop for ClaimGuard {
-    fn drop(&mut self) {
-        let reason = std::mem::take(&mut self.reason);
-        self.blob.progress.send_modify(|progress| {
-            progress.claim = None;
-            progress.abandoned = (!progress.complete).then_some(reason);
-        });
     }
 }

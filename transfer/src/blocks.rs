@@ -27,6 +27,11 @@ pub fn index_of(offset: u64) -> u32 {
     u32::try_from(offset / u64::from(BLOCK_SIZE)).unwrap_or(u32::MAX)
 }
 
+/// The blocks that some bytes, at least one, are in.
+pub fn touched(bytes: &Range<u64>) -> Range<u32> {
+    index_of(bytes.start)..index_of(bytes.end - 1) + 1
+}
+
 /// Some of the blocks of one blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockSet {
@@ -41,15 +46,43 @@ impl BlockSet {
         Self { words: vec![0; count.div_ceil(64) as usize], count, len: 0 }
     }
 
+    /// All blocks of a blob that has `count`.
+    pub fn full(count: u32) -> Self {
+        Self::from_ranges(count, &[0..count])
+    }
+
     /// The blocks in `ranges`, of a blob that has `count`. What lies beyond the blob is left out.
     pub fn from_ranges(count: u32, ranges: &[Range<u32>]) -> Self {
         let mut set = Self::empty(count);
+        set.add(ranges);
+        set
+    }
+
+    /// Adds the blocks in `ranges`. What lies beyond the blob is left out.
+    pub fn add(&mut self, ranges: &[Range<u32>]) {
         for range in ranges {
-            for index in range.start..range.end.min(count) {
-                set.insert(index);
+            for index in range.start..range.end.min(self.count) {
+                self.insert(index);
             }
         }
-        set
+    }
+
+    /// Takes out every block that is in `other`.
+    pub fn subtract(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            self.len -= (*word & other).count_ones();
+            *word &= !other;
+        }
+    }
+
+    /// Whether some block is both in this set and in `other`.
+    pub fn intersects(&self, other: &Self) -> bool {
+        self.first_in_both(other).is_some()
+    }
+
+    /// The blocks of the set, as at most `limit` ranges from the front.
+    pub fn ranges(&self, limit: usize) -> Vec<Range<u32>> {
+        self.runs(limit, true)
     }
 
     /// How many blocks the blob has.
@@ -106,11 +139,19 @@ impl BlockSet {
 
     /// The blocks that are not in the set, as at most `limit` ranges from the front.
     pub fn missing(&self, limit: usize) -> Vec<Range<u32>> {
+        self.runs(limit, false)
+    }
+
+    /// The runs of blocks that are in the set, or that are not, as at most `limit` ranges from the front.
+    fn runs(&self, limit: usize, inside: bool) -> Vec<Range<u32>> {
         let mut ranges = Vec::new();
         let mut index = 0;
         while index < self.count && ranges.len() < limit {
-            let start = (index..self.count).find(|&i| !self.contains(i)).unwrap_or(self.count);
-            let end = (start..self.count).find(|&i| self.contains(i)).unwrap_or(self.count);
+            let next = |from: u32, inside: bool| {
+                (from..self.count).find(|&i| self.contains(i) == inside).unwrap_or(self.count)
+            };
+            let start = next(index, inside);
+            let end = next(start, !inside);
             if start < end {
                 ranges.push(start..end);
             }
@@ -160,6 +201,14 @@ mod tests {
             let missing: Vec<u32> = set.missing(usize::MAX).into_iter().flatten().collect();
             let expected: Vec<u32> = (0..count).filter(|index| !plain.contains(index)).collect();
             prop_assert_eq!(&missing, &expected);
+            let inside: Vec<u32> = set.ranges(usize::MAX).into_iter().flatten().collect();
+            prop_assert_eq!(inside, plain.iter().copied().collect::<Vec<_>>());
+            let mut rest = BlockSet::from_ranges(count, &[0..count / 2]);
+            rest.subtract(&set);
+            let expected_rest: Vec<u32> = (0..count / 2).filter(|index| !plain.contains(index)).collect();
+            prop_assert_eq!(rest.len() as usize, expected_rest.len());
+            prop_assert_eq!(rest.ranges(usize::MAX).into_iter().flatten().collect::<Vec<_>>(), expected_rest);
+            prop_assert!(!rest.intersects(&set));
             let wanted = BlockSet::from_ranges(count, &set.missing(usize::MAX));
             prop_assert_eq!(wanted.first_in_both(&set), None);
             prop_assert_eq!(wanted.first_in_both(&wanted), expected.first().copied());

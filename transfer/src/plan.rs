@@ -92,6 +92,11 @@ impl Past {
         self.origin_failures = ORIGIN_WAITS.len() + 1;
     }
 
+    /// The origin may be asked again, whatever it said.
+    pub fn forgive_origin(&mut self) {
+        self.origin_failures = 0;
+    }
+
     /// Takes note that bytes arrived.
     pub fn progressed(&mut self) {
         self.origin_failures = 0;

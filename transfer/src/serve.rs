@@ -5,23 +5,27 @@
 //! > chain of nodes that wait for each other the function is the same and seniority rises strictly; the chain ends,
 //! > at a root that reads from the origin or at a holder. In all other cases it sends what it holds and says so.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use membership::codec::write_frame;
+use futures_util::{FutureExt, StreamExt, stream};
+use membership::codec::{read_frame, write_frame};
 use membership::link::Stream;
-use membership::{FunctionId, NodeId, Stamp};
-use tokio::io::AsyncWriteExt;
+use membership::{NodeId, Stamp};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
-use crate::blob::{Blob, Claim};
-use crate::blocks::BlockSet;
+use crate::blob::Blob;
+use crate::blocks::{self, BlockSet};
+use crate::claim::Claim;
 use crate::counters::Counters;
+use crate::demand::Demand;
+use crate::expectation::{Expectations, Stage};
 use crate::store::Store;
-use crate::wire::{End, Fetch, Frame};
+use crate::wire::{End, Fetch, Frame, MAX_REQUEST_BYTES, Want};
 
 /// How often a child that waits is told that its parent is still there: several times within the child's own limit
 /// for silence (`fetch::SILENCE_LIMIT`).
@@ -42,50 +46,20 @@ pub struct Server {
     store: Arc<Store>,
     counters: Arc<Counters>,
     slots: Semaphore,
-    expected: watch::Sender<BTreeMap<FunctionId, usize>>,
+    expectations: Arc<Expectations>,
     leaving: watch::Receiver<bool>,
 }
 
-/// While it lives, blobs of a function that are not there yet are waited for, not denied.
-pub struct Expectation {
-    server: Arc<Server>,
-    function: FunctionId,
-}
-
-impl Drop for Expectation {
-    fn drop(&mut self) {
-        self.server.expected.send_modify(|expected| {
-            if let Some(times) = expected.get_mut(&self.function) {
-                *times -= 1;
-                if *times == 0 {
-                    expected.remove(&self.function);
-                }
-            }
-        });
-    }
-}
-
 impl Server {
-    /// Serves what `store` holds as `node`, until `leaving` turns true.
+    /// Serves what `store` holds as `node`, until `leaving` turns true. Waits for what `expectations` say is coming.
     pub fn new(
         node: NodeId,
         store: Arc<Store>,
         counters: Arc<Counters>,
+        expectations: Arc<Expectations>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        let slots = Semaphore::new(MAX_STREAMS);
-        Self { node, store, counters, slots, expected: watch::Sender::default(), leaving }
-    }
-
-    /// Says that this node provisions a function. To be said before others can learn of it, since they may ask at
-    /// once, before there is anything to claim.
-    pub fn expect(self: &Arc<Self>, function: FunctionId) -> Expectation {
-        self.expected.send_modify(|expected| *expected.entry(function).or_default() += 1);
-        Expectation { server: self.clone(), function }
-    }
-
-    fn expects(&self, function: &FunctionId) -> bool {
-        self.expected.borrow().contains_key(function)
+        Self { node, store, counters, slots: Semaphore::new(MAX_STREAMS), expectations, leaving }
     }
 
     /// Streams being served.
@@ -105,29 +79,34 @@ impl Server {
 
     async fn send_blocks(&self, stream: &mut Stream, fetch: &Fetch) -> io::Result<End> {
         let Some(blob) = self.find(stream, fetch).await? else { return Ok(End::NotHere) };
-        let mut wanted = BlockSet::from_ranges(crate::blocks::count(blob.size()), &fetch.wanted);
-        let mut changes = blob.changes();
-        let mut leaving = self.leaving.clone();
-        let mut sent_any = false;
+        let Stream { peer, send, recv, .. } = stream;
+        let mut more = pin!(later_wants(recv).fuse());
+        let mut asked = Asked::new(&blob, &fetch.want);
+        let (mut changes, mut leaving) = (blob.changes(), self.leaving.clone());
         loop {
+            while let Some(Some(want)) = more.next().now_or_never() {
+                asked.add(&want);
+            }
             if *leaving.borrow_and_update() {
                 return Ok(End::Leaving);
             }
-            if let Some(index) = blob.first_held(&wanted) {
-                self.send_block(stream, &blob, index).await?;
-                wanted.remove(index);
-                sent_any = true;
-            } else if wanted.is_empty() {
+            let waits = self.waits_for(&blob, peer, fetch);
+            if waits {
+                asked.pass_on();
+            }
+            if let Some(index) = asked.first_held() {
+                self.send_block(send, &blob, index).await?;
+                asked.sent(index);
+            } else if asked.wanted.is_empty() {
                 return Ok(End::Complete);
-            } else if !self.waits_for(&blob, &stream.peer, fetch) {
-                return Ok(if sent_any { End::HeldOnly } else { End::NotHere });
+            } else if !waits {
+                return Ok(if asked.sent.is_empty() { End::NotHere } else { End::HeldOnly });
             } else {
                 tokio::select! {
                     () = changes.next() => {}
                     _ = leaving.changed() => {}
-                    () = sleep(WAITING_INTERVAL) => {
-                        send(write_frame(&mut stream.send, &Frame::Waiting)).await?;
-                    }
+                    Some(want) = more.next() => asked.add(&want),
+                    () = sleep(WAITING_INTERVAL) => self::send(write_frame(send, &Frame::Waiting)).await?,
                 }
             }
         }
@@ -135,15 +114,15 @@ impl Server {
 
     /// The blob, waiting while the function is only about to be provisioned here.
     async fn find(&self, stream: &mut Stream, fetch: &Fetch) -> io::Result<Option<Arc<Blob>>> {
-        let mut expected = self.expected.subscribe();
+        let mut changes = self.expectations.changes();
         loop {
-            let expects = self.expects(&fetch.function);
+            let joining = self.expectations.stage(&fetch.function) == Some(Stage::Joining);
             let found = self.store.lookup(fetch.blob).await;
-            if found.is_some() || !expects {
+            if found.is_some() || !joining {
                 return Ok(found.filter(|blob| blob.size() == fetch.size));
             }
             tokio::select! {
-                _ = expected.changed() => {}
+                () = changes.next() => {}
                 () = sleep(FIND_INTERVAL) => {
                     send(write_frame(&mut stream.send, &Frame::Waiting)).await?;
                 }
@@ -151,11 +130,16 @@ impl Server {
         }
     }
 
-    async fn send_block(&self, stream: &mut Stream, blob: &Arc<Blob>, index: u32) -> io::Result<()> {
+    async fn send_block(
+        &self,
+        to: &mut (impl AsyncWrite + Unpin),
+        blob: &Arc<Blob>,
+        index: u32,
+    ) -> io::Result<()> {
         let (hash, bytes) = blob.read(index).await.map_err(io::Error::other)?;
         send(async {
-            write_frame(&mut stream.send, &Frame::Block { index, hash }).await?;
-            stream.send.write_all(&bytes).await
+            write_frame(to, &Frame::Block { index, hash }).await?;
+            to.write_all(&bytes).await
         })
         .await?;
         self.counters.served(bytes.len() as u64);
@@ -164,15 +148,75 @@ impl Server {
 
     /// See the invariant on top.
     fn waits_for(&self, blob: &Blob, child: &NodeId, fetch: &Fetch) -> bool {
-        match blob.claim() {
-            Some(Claim { function, stamp }) => {
-                let ours: (Stamp, &NodeId) = (stamp, &self.node);
-                function == fetch.function && ours < (fetch.stamp, child)
-            }
-            // About to be claimed; that waits for nobody.
-            None => self.expects(&fetch.function),
+        let is_junior = |stamp: Stamp| (stamp, &self.node) < (fetch.stamp, child);
+        match (blob.claim(), self.expectations.stage(&fetch.function)) {
+            (Some(Claim { function, stamp }), _) => function == fetch.function && is_junior(stamp),
+            (None, Some(Stage::Joined(stamp))) => is_junior(stamp),
+            (None, Some(Stage::Joining)) => true,
+            (None, None) => false,
         }
     }
+}
+
+/// What one child has asked for.
+struct Asked {
+    blob: Arc<Blob>,
+    /// Of the blocks not sent yet, those to send first.
+    urgent: BlockSet,
+    /// All blocks not sent yet.
+    wanted: BlockSet,
+    sent: BlockSet,
+    /// What this node asks for in its turn.
+    demand: Demand,
+    passed_on: bool,
+}
+
+impl Asked {
+    fn new(blob: &Arc<Blob>, want: &Want) -> Self {
+        let [urgent, wanted, sent] = [(); 3].map(|()| BlockSet::empty(blocks::count(blob.size())));
+        let demand = blob.demand();
+        let mut asked = Self { blob: blob.clone(), urgent, wanted, sent, demand, passed_on: false };
+        asked.add(want);
+        asked
+    }
+
+    fn add(&mut self, want: &Want) {
+        self.urgent.add(&want.urgent);
+        self.wanted.add(&want.urgent);
+        self.wanted.add(&want.wanted);
+        // The child may have asked again before they arrived.
+        self.urgent.subtract(&self.sent);
+        self.wanted.subtract(&self.sent);
+        self.passed_on = false;
+    }
+
+    /// Has this node's own fetch bring what the child waits for.
+    fn pass_on(&mut self) {
+        if !self.passed_on {
+            let (urgent, wanted) = (self.urgent.ranges(usize::MAX), self.wanted.ranges(usize::MAX));
+            self.demand.set(Want { urgent, wanted });
+            self.passed_on = true;
+        }
+    }
+
+    fn first_held(&self) -> Option<u32> {
+        self.blob.first_held(&self.urgent).or_else(|| self.blob.first_held(&self.wanted))
+    }
+
+    fn sent(&mut self, index: u32) {
+        self.urgent.remove(index);
+        self.wanted.remove(index);
+        self.sent.insert(index);
+    }
+}
+
+/// What the child asks for after its first request.
+fn later_wants(recv: &mut (impl AsyncRead + Unpin)) -> impl stream::Stream<Item = Want> {
+    stream::unfold(recv, async |recv| {
+        // A child that sends something else, or hangs up, is noticed when it is sent to.
+        let want = read_frame::<Want>(recv, MAX_REQUEST_BYTES).await.ok()?;
+        Some((want, recv))
+    })
 }
 
 async fn send(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
@@ -183,6 +227,8 @@ async fn send(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use membership::FunctionId;
+
     use super::*;
     use crate::digest::Digest;
 
@@ -194,8 +240,8 @@ mod tests {
     }
 
     fn waits_for(server: &Server, blob: &Blob, function: FunctionId, joined: u64, child: &str) -> bool {
-        let fetch =
-            Fetch { function, stamp: stamp(joined), blob: blob.digest(), size: 1, stripe: 0, wanted: vec![] };
+        let (stamp, blob_digest) = (stamp(joined), blob.digest());
+        let fetch = Fetch { function, stamp, blob: blob_digest, size: 1, stripe: 0, want: Want::default() };
         server.waits_for(blob, &child.parse().unwrap(), &fetch)
     }
 
@@ -205,25 +251,46 @@ mod tests {
         let store = Arc::new(Store::open(dir.path()).unwrap());
         let blob = store.blob(Digest::of(b"x"), 1).await.unwrap();
         let leaving = watch::Sender::new(false);
-        let node = "m".parse().unwrap();
-        let server = Arc::new(Server::new(node, store, Arc::default(), leaving.subscribe()));
+        let (node, expectations) = ("m".parse().unwrap(), Arc::new(Expectations::default()));
+        let server = Server::new(node, store, Arc::default(), expectations.clone(), leaving.subscribe());
+        let only_juniors_of_mine = || {
+            for (function, joined, child, waits) in [
+                (MINE, 9, "a", true),
+                (MINE, 5, "z", true),
+                (MINE, 5, "a", false),
+                (MINE, 4, "z", false),
+                (OTHER, 9, "z", false),
+            ] {
+                assert_eq!(waits_for(&server, &blob, function, joined, child), waits, "{joined} {child}");
+            }
+        };
 
         assert!(!waits_for(&server, &blob, MINE, 9, "z"), "nobody fetches it, nor is about to");
-        let expectation = server.expect(MINE);
-        assert!(waits_for(&server, &blob, MINE, 9, "z"), "about to be claimed");
-        assert!(!waits_for(&server, &blob, OTHER, 9, "z"), "about to be claimed for another function");
+        let expectation = expectations.expect(MINE);
+        assert!(waits_for(&server, &blob, MINE, 1, "z"), "about to be joined");
+        assert!(!waits_for(&server, &blob, OTHER, 9, "z"), "about to be joined, but not that one");
+        expectation.joined(stamp(5));
+        only_juniors_of_mine();
+        let claim = blob.claim_for(Claim { function: MINE, stamp: stamp(5) }).await;
+        only_juniors_of_mine();
+        drop((claim, expectation));
+        let _claim = blob.claim_for(Claim { function: OTHER, stamp: stamp(5) }).await;
+        assert!(!waits_for(&server, &blob, MINE, 9, "z"), "another function's fetch");
+    }
 
-        let _claim = blob.claim_for(Claim { function: MINE, stamp: stamp(5) }).await;
-        for (function, joined, child, waits) in [
-            (MINE, 9, "a", true),
-            (MINE, 5, "z", true),
-            (MINE, 5, "a", false),
-            (MINE, 4, "z", false),
-            (OTHER, 9, "z", false),
-        ] {
-            assert_eq!(waits_for(&server, &blob, function, joined, child), waits, "{joined} {child}");
-        }
-        drop(expectation);
-        assert!(!server.expects(&MINE));
+    #[tokio::test]
+    async fn what_a_child_asks_for_later_adds_to_what_it_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let blob = store.blob(Digest::of(b"y"), 10 * u64::from(blocks::BLOCK_SIZE)).await.unwrap();
+        let mut asked = Asked::new(&blob, &Want { urgent: vec![7..8], wanted: vec![0..3] });
+        asked.sent(7);
+        asked.sent(0);
+        asked.add(&Want { urgent: vec![6..8], wanted: vec![0..2] });
+        assert_eq!((asked.urgent.ranges(9), asked.wanted.ranges(9)), (vec![6..7], vec![1..3, 6..7]));
+        assert_eq!(blob.demanded().1.ranges(9), []);
+        asked.pass_on();
+        assert_eq!(blob.demanded().0.ranges(9), [6..7]);
+        assert_eq!(blob.demanded().1.ranges(9), [1..3, 6..7]);
     }
 }

@@ -139,8 +139,9 @@ mod tests {
     use membership::{FunctionId, Stamp};
 
     use super::*;
-    use crate::blob::{Claim, Put};
+    use crate::blob::Put;
     use crate::blocks::BLOCK_SIZE;
+    use crate::claim::Claim;
 
     const CLAIM: Claim =
         Claim { function: FunctionId::from_bytes([1; 32]), stamp: Stamp { wall_ms: 1, logical: 0 } };
@@ -271,34 +272,6 @@ mod tests {
         let blob = open(&dir).blob(Digest::of(b""), 0).await.unwrap();
         assert!(blob.is_complete());
         assert!(dir.path().join("blobs/sha256").join(Digest::of(b"").hex()).exists());
-    }
-
-    #[tokio::test]
-    async fn a_client_sees_the_last_block_only_when_the_whole_is_verified() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = open(&dir);
-        let blob = store.blob(digest(), size()).await.unwrap();
-        let claim = blob.claim_for(CLAIM).await.unwrap();
-        put(&blob, 2).await.unwrap();
-        let waiting = tokio::spawn({
-            let blob = blob.clone();
-            async move { blob.wait_and_read(2).await }
-        });
-        put(&blob, 0).await.unwrap();
-        assert_eq!(blob.wait_and_read(0).await.unwrap(), content()[0]);
-        assert!(!waiting.is_finished());
-        put(&blob, 1).await.unwrap();
-        assert_eq!(waiting.await.unwrap().unwrap(), content()[2]);
-        drop(claim);
-    }
-
-    #[tokio::test]
-    async fn whoever_waits_is_told_when_the_fetch_is_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let blob = open(&dir).blob(digest(), size()).await.unwrap();
-        blob.claim_for(CLAIM).await.unwrap().abandon("the origin is down".to_owned());
-        let error = blob.wait_and_read(0).await.unwrap_err();
-        assert!(error.to_string().contains("the origin is down"), "{error}");
     }
 
     #[tokio::test]

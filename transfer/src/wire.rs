@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::reference::Reference;
 
-/// Largest request, in bytes: [`MAX_RANGES`] ranges, and what stands around them.
+/// Largest request, in bytes: a [`Want`] with two lists of [`MAX_RANGES`], and what stands around it.
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 
 /// Largest frame, in bytes, without the block that follows.
 pub const MAX_HEADER_BYTES: usize = 128;
 
-/// Most ranges in one request. A store with more gaps asks for the first ones, and then again.
-pub const MAX_RANGES: usize = 4_096;
+/// Most ranges in one list. A store with more gaps asks for the first ones, and then again.
+pub const MAX_RANGES: usize = 3_000;
 
 /// Asked of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,8 @@ pub enum Request {
     Document(DocumentRequest),
 }
 
-/// A child's request to its parent, open until the parent has sent everything or has no way to.
+/// A child's request to its parent, open until the parent has sent everything or has no way to. Until then the child may
+/// send any number of [`Want`]s, which add to the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetch {
     /// The function along whose tree the child asks.
@@ -45,7 +46,23 @@ pub struct Fetch {
     /// The stripe whose tree the child follows. There is one as yet: 0.
     pub stripe: u8,
     /// The blocks that the child lacks.
+    pub want: Want,
+}
+
+/// The blocks that somebody waits for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Want {
+    /// Before all others.
+    pub urgent: Vec<Range<u32>>,
+    /// As well, in their turn.
     pub wanted: Vec<Range<u32>>,
+}
+
+impl Want {
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.wanted.is_empty()
+    }
 }
 
 /// A parent's answer, one of many.
@@ -123,7 +140,10 @@ mod tests {
             blob: Digest::of(b""),
             size: u64::MAX,
             stripe: u8::MAX,
-            wanted: vec![u32::MAX - 1..u32::MAX; MAX_RANGES],
+            want: Want {
+                urgent: vec![u32::MAX - 1..u32::MAX; MAX_RANGES],
+                wanted: vec![u32::MAX - 1..u32::MAX; MAX_RANGES],
+            },
         };
         assert!(encode(&Request::Fetch(fetch)).len() <= MAX_REQUEST_BYTES);
         assert!(encode(&Frame::Block { index: u32::MAX, hash: [255; 32] }).len() <= MAX_HEADER_BYTES);
@@ -133,6 +153,7 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
             let _ = decode::<Request>(&bytes);
+            let _ = decode::<Want>(&bytes);
             let _ = decode::<Frame>(&bytes);
             let _ = decode::<DocumentReply>(&bytes);
         }

@@ -154,23 +154,25 @@ impl Service {
             .header("docker-content-digest", digest.to_string());
         let asked = range.filter(|_| whole).map_or(Ranges::Whole, |range| range::parse(range, size));
         let range = match asked {
-            Ranges::Whole => 0..size,
-            Ranges::One(range) => {
-                let (first, last) = (range.start, range.end - 1);
-                response = response
-                    .status(StatusCode::PARTIAL_CONTENT)
-                    .header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
-                range
-            }
+            Ranges::Whole => None,
+            Ranges::From(start) => Some(start..size),
+            Ranges::One(range) => Some(range),
             Ranges::Beyond => {
                 let headers = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
                 return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
             }
-            Ranges::Many => {
+            Ranges::Several(_) | Ranges::TooMany => {
                 let why = "not a single range of bytes";
                 return Ok(refuse(StatusCode::BAD_REQUEST, "UNSUPPORTED", why));
             }
         };
+        if let Some(range) = &range {
+            let (first, last) = (range.start, range.end - 1);
+            response = response
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
+        }
+        let range = range.unwrap_or(0..size);
         let response = response.header(header::CONTENT_LENGTH, range.end - range.start);
         let body = if whole { Some(self.origin.blob(repository, digest, range).await?) } else { None };
         Ok(finish(response, body.map(|stream| self.body(stream))))

@@ -3,13 +3,15 @@
 //! What needs other programs, or processes that can be killed, is in `end_to_end`.
 
 mod http;
+mod lazy;
+mod mirror;
 mod stage;
+mod vast;
 
 use faasnet::api::FunctionState;
-use serde_json::Value;
 use tokio::time::timeout;
 
-use http::{Response, get, head, open};
+use http::{Response, get};
 use stage::{FAST, LIMIT, Origin, Stage, slow};
 
 /// Half a block for each of the blobs under way, twice over: what a change of source may fetch again.
@@ -32,104 +34,6 @@ async fn a_burst_pulls_the_image_from_the_origin_once() {
     let tree = stage.settled_tree().await;
     assert_eq!(tree.nodes.iter().filter(|node| node.parent.is_none()).count(), 1);
     assert_eq!(tree.nodes.len(), 8);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_head_starts_nothing_and_a_get_provisions() {
-    let stage = Stage::with_nodes(1, FAST).await;
-    let node = &stage.nodes[0];
-    let path = stage.manifest_path();
-    let seen = head(node, &path).await;
-    assert_eq!(seen.status, 200);
-    assert_eq!(seen.header("docker-content-digest"), stage.image.manifest.to_string());
-    assert_eq!(seen.header("content-type"), "application/vnd.oci.image.manifest.v1+json");
-    assert!(seen.body.is_empty());
-    assert!(node.functions().is_empty(), "a HEAD must not start to provision");
-
-    let got = get(node, &path, &[]).await;
-    assert_eq!(got.header("content-length"), got.body.len().to_string());
-    assert_eq!(seen.header("content-length"), got.body.len().to_string());
-    assert_eq!(stage::digest_of(&got.body), stage.image.manifest.to_string());
-    let function = node.finished(stage.function()).await.unwrap();
-    assert_eq!(function.state, FunctionState::Ready);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn blobs_are_served_whole_and_in_single_ranges() {
-    let stage = Stage::with_nodes(2, FAST).await;
-    stage.provision_everywhere().await;
-    let (digest, content) = stage.largest_blob();
-    let size = content.len();
-    let node = &stage.nodes[1];
-    let path = format!("/v2/demo/image/blobs/{digest}");
-
-    let whole = get(node, &path, &[]).await;
-    assert_eq!(whole.status, 200);
-    assert!(whole.body == content, "the whole blob");
-    assert_eq!(whole.header("docker-content-digest"), digest);
-    assert_eq!(head(node, &path).await.header("content-length"), size.to_string());
-
-    for (range, expected) in [
-        ("bytes=0-0", 0..1),
-        ("bytes=262143-262144", 262_143..262_145),
-        ("bytes=1000-", 1000..size),
-        ("bytes=-5", size - 5..size),
-    ] {
-        let part = get(node, &path, &[("Range", range)]).await;
-        assert_eq!(part.status, 206, "{range}");
-        let described = format!("bytes {}-{}/{size}", expected.start, expected.end - 1);
-        assert_eq!(part.header("content-range"), described);
-        assert!(part.body == content[expected], "{range}");
-    }
-    let beyond = get(node, &path, &[("Range", &format!("bytes={size}-"))]).await;
-    assert_eq!((beyond.status, beyond.header("content-range")), (416, format!("bytes */{size}")));
-    assert_eq!(get(node, &path, &[("Range", "bytes=0-1,5-6")]).await.status, 400);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_404_with_a_reason_that_clients_read() {
-    let stage = Stage::with_nodes(1, FAST).await;
-    let node = &stage.nodes[0];
-    let absent = format!("sha256:{}", "0".repeat(64));
-    for (path, status, code) in [
-        (format!("/v2/demo/image/manifests/{absent}"), 404, "MANIFEST_UNKNOWN"),
-        (format!("/v2/demo/image/blobs/{absent}"), 404, "BLOB_UNKNOWN"),
-        ("/v2/demo/image/blobs/latest".to_owned(), 400, "DIGEST_INVALID"),
-        ("/v2/demo/image/manifests/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
-        ("/v2/Demo/manifests/latest".to_owned(), 400, "NAME_INVALID"),
-        ("/v2/demo/image/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
-    ] {
-        let refused = get(node, &path, &[]).await;
-        assert_eq!(refused.status, status, "{path}");
-        let body: Value = serde_json::from_slice(&refused.body).unwrap();
-        assert_eq!(body["errors"][0]["code"], code, "{path}");
-        assert!(body["errors"][0]["message"].as_str().is_some_and(|text| text.len() > 5), "{path}");
-    }
-    let version = get(node, "/v2/", &[]).await;
-    assert_eq!(
-        (version.status, version.header("docker-distribution-api-version")),
-        (200, "registry/2.0".into())
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blob_is_streamed_while_it_arrives_and_who_hangs_up_disturbs_nobody() {
-    let stage = Stage::with_nodes(2, slow(8 << 20)).await;
-    let node = &stage.nodes[1];
-    get(node, &stage.manifest_path(), &[]).await;
-    let (digest, content) = stage.largest_blob();
-    let path = format!("/v2/demo/image/blobs/{digest}");
-
-    let mut hasty = open(node, &path, &[]).await;
-    let first = hasty.read_some(1000).await;
-    assert!(first == content[..1000], "the first bytes");
-    let held = node.function(stage.function()).unwrap();
-    assert!(held.held_bytes < held.bytes, "bytes flow before all is there");
-    drop(hasty);
-
-    let patient = get(node, &path, &[]).await;
-    assert!(patient.body == content, "the whole blob");
-    assert_eq!(node.finished(stage.function()).await.unwrap().state, FunctionState::Ready);
 }
 
 #[tokio::test(flavor = "multi_thread")]

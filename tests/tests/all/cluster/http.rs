@@ -43,7 +43,17 @@ pub(super) async fn get(node: &Node, path: &str, headers: &[(&str, &str)]) -> Re
 
 /// Asks for the headers alone.
 pub(super) async fn head(node: &Node, path: &str) -> Response {
-    finish(request(node, "HEAD", path, &[]).await).await
+    head_with(node, path, &[]).await
+}
+
+/// Asks for the headers alone, under conditions.
+pub(super) async fn head_with(node: &Node, path: &str, headers: &[(&str, &str)]) -> Response {
+    finish(request(node, "HEAD", path, headers).await).await
+}
+
+/// Asks by any method, without a body.
+pub(super) async fn ask(node: &Node, method: &str, path: &str) -> Response {
+    finish(request(node, method, path, &[("Content-Length", "0")]).await).await
 }
 
 /// Asks, and reads no further than the headers.

@@ -37,6 +37,8 @@ pub(super) fn digest_of(bytes: &[u8]) -> String {
     Digest::of(bytes).to_string()
 }
 
+use super::vast::{self, Vast};
+
 const IMAGE_BYTES: u64 = 24 << 20;
 
 /// What is behind the registry.
@@ -44,6 +46,8 @@ pub(super) enum Origin {
     Honest,
     /// Every blob comes with one bit changed.
     FlipsABit,
+    /// An image with one layer, see [`vast::Vast`].
+    Vast,
 }
 
 pub(super) struct Stage {
@@ -78,11 +82,15 @@ impl Stage {
     pub(super) async fn with_origin(count: usize, rate: NonZeroU64, origin: Origin) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let layout = scratch.path().join("image");
-        let image = image::write(&layout, IMAGE_BYTES, 7).unwrap();
+        let mut image = image::write(&layout, IMAGE_BYTES, 7).unwrap();
         let honest = open_local(&layout).await.unwrap();
         let behind: Arc<dyn transfer::origin::Origin> = match origin {
             Origin::Honest => Arc::new(honest),
             Origin::FlipsABit => Arc::new(FlipsABit(honest)),
+            Origin::Vast => {
+                image = DemoImage { manifest: Vast::manifest().digest, bytes: vast::SIZE };
+                Arc::new(Vast)
+            }
         };
         let running = EmbeddedRegistry::start(behind, rate).await.unwrap();
         let registry = Registry { address: running.address().to_string(), running: Some(running) };
