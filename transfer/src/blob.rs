@@ -9,13 +9,14 @@
 //! after the bytes were hashed again, so a torn or lost write costs that block and nothing else.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -442,9 +443,22 @@ impl Blob {
             let within = |offset: u64| usize::try_from(offset - start).expect("a block fits memory");
             return Ok(block.slice(within(range.start)..within(range.end)));
         }
+        if let Some(bytes) = self.read_cached(&range) {
+            return Ok(bytes);
+        }
         let blob = self.clone();
         let read = spawn_blocking(move || blob.read_file(range).map(Bytes::from));
         read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// The bytes, if the operating system has them in memory: then handing the work to another thread costs more than the
+    /// work.
+    fn read_cached(&self, range: &std::ops::Range<u64>) -> Option<Bytes> {
+        let data = self.files.lock().data.clone()?;
+        let mut bytes = vec![0; usize::try_from(range.end - range.start).ok()?];
+        let buffers = &mut [IoSliceMut::new(&mut bytes)];
+        let length = preadv2(data, buffers, range.start, ReadWriteFlags::NOWAIT).ok()?;
+        (length == bytes.len()).then(|| bytes.into())
     }
 
     fn read_file(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, BlobError> {

@@ -28,6 +28,10 @@ pub fn ask_for(blob: &Arc<Blob>, ranges: &[Range<u64>]) -> Demand {
     demand
 }
 
+/// Most bytes read at a time. A thousand clients hold 64 MiB of them at most; and such a piece stays in a processor's own
+/// cache on its way from the page cache to a socket.
+const MAX_PIECE: u64 = 64 << 10;
+
 /// One reader of one blob.
 pub struct Reader {
     blob: Arc<Blob>,
@@ -45,7 +49,7 @@ impl Reader {
         Self { blob, rest: range, verified, window: FIRST_WINDOW, demand: None }
     }
 
-    /// The next bytes, at most a block; `None` at the end of the range. Fails when nobody fetches the blob any more.
+    /// The next bytes, at most [`MAX_PIECE`]; `None` at the end of the range. Fails when nobody fetches the blob any more.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         if self.rest.is_empty() {
             return Ok(None);
@@ -55,7 +59,8 @@ impl Reader {
             self.ask_for(index);
             self.blob.wait_to_show(index, self.verified).await?;
         }
-        let end = self.rest.end.min(blocks::span(self.blob.size(), index).end);
+        let end =
+            self.rest.end.min(blocks::span(self.blob.size(), index).end).min(self.rest.start + MAX_PIECE);
         let bytes = self.blob.read_within(index, self.rest.start..end).await?;
         self.rest.start = end;
         Ok(Some(bytes))
@@ -90,6 +95,10 @@ mod tests {
 
     fn block(index: u32) -> Bytes {
         Bytes::from(vec![u8::try_from(index).unwrap(); BLOCK_SIZE as usize])
+    }
+
+    fn first_of(index: u32) -> Bytes {
+        block(index).slice(..usize::try_from(MAX_PIECE).unwrap())
     }
 
     struct Fixture {
@@ -137,6 +146,7 @@ mod tests {
         for range in [0..3 * edge, 0..0, 5..6, edge - 1..edge + 1, edge..2 * edge, 7..3 * edge - 7] {
             let (mut reader, mut read) = (fixture.reader(range.clone(), true), Vec::new());
             while let Some(bytes) = reader.next().await.unwrap() {
+                assert!(bytes.len() as u64 <= MAX_PIECE);
                 read.extend_from_slice(&bytes);
             }
             let expected = &all[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()];
@@ -151,12 +161,12 @@ mod tests {
         fixture.put(2).await;
         let last = span(fixture.blob.size(), 2);
         let mut unverified = fixture.reader(last.clone(), false);
-        assert_eq!(unverified.next().await.unwrap().unwrap(), block(2));
+        assert_eq!(unverified.next().await.unwrap().unwrap(), first_of(2));
         let waiting = fixture.waiting(fixture.reader(last, true)).await;
         fixture.put(0).await;
         assert!(!waiting.is_finished());
         fixture.put(1).await;
-        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), block(2));
+        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), first_of(2));
     }
 
     #[tokio::test]
@@ -172,7 +182,7 @@ mod tests {
         let waiting = fixture.waiting(fixture.reader(range, false)).await;
         assert_eq!(demanded(), (vec![10..12], vec![10..12]));
         fixture.put(10).await;
-        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), block(10).slice(5..));
+        assert_eq!(waiting.await.unwrap().unwrap().unwrap(), first_of(10));
         assert_eq!(demanded(), (vec![], vec![]), "it has gone");
         let waiting = fixture.waiting(fixture.reader(span(size, 50).start..size, true)).await;
         assert_eq!(demanded(), (vec![50..50 + FIRST_WINDOW], vec![0..10, 11..BLOCKS]));

@@ -6,4 +6,5 @@
 //! `cargo build --release && cargo test -p faasnet-tests --test all -- --ignored --nocapture end_to_end`
 
 mod images;
+mod load;
 mod members;
