@@ -6,7 +6,10 @@
 //! |---|---|
 //! | [`netns`] | hosts on a switch: namespaces, rates, cuts; cleaned up whatever happens |
 //! | [`registry`] | Debian's `docker-registry` on a host, and what its access log says it sent |
-//! | [`image`] | images as OCI layouts: one from real Debian packages, and synthetic ones of any size |
+//! | [`image`] | images as OCI layouts, and their digests |
+//! | [`debian`] | one from real Debian packages, cached |
+//! | [`draft`] | images of all other kinds, layer by layer; artifacts |
+//! | [`http`] | one request, one connection |
 //! | [`node`] | one `faasnet` process: starting, asking, stopping, freezing, killing it |
 //! | [`stage`] | all of these together, as a test wants them |
 //! | [`process`] | bounded commands and bounded waiting |
@@ -14,6 +17,9 @@
 //! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd` in the path. It contains no
 //! code of the nodes: what it knows about them is their command line and their JSON.
 
+pub mod debian;
+pub mod draft;
+pub mod http;
 pub mod image;
 pub mod netns;
 pub mod node;

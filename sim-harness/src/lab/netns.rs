@@ -10,7 +10,6 @@
 //! guard be killed too, the next network made on the machine finds the leftovers by their names and clears them.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -22,6 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::http::{HttpReply, HttpRequest};
 use super::process::run;
 
 /// Where `ip netns` keeps the namespaces that have a name.
@@ -58,7 +58,7 @@ table bridge lab {
 }
 ";
 
-/// How long an HTTP answer may take in [`Host::http_get`].
+/// How long an HTTP answer may take in [`Host::http`].
 const HTTP_LIMIT: Duration = Duration::from_secs(10);
 
 /// Hosts joined by a switch, with a directory for their files. Dropping it kills what runs on the hosts and removes
@@ -201,12 +201,17 @@ impl Host {
         command
     }
 
+    /// The file by which the kernel knows its namespace.
+    pub(super) fn namespace(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(&self.namespace)
+    }
+
     /// Runs a closure on this host: sockets opened in it belong to the host for as long as they live.
     ///
     /// # Errors
     /// When the namespace cannot be entered.
     pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = Path::new(NAMESPACES).join(&self.namespace);
+        let path = self.namespace();
         let namespace = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         // The namespace is a property of the thread; one of our own keeps the caller where it is.
         let enter_and_act = || {
@@ -219,21 +224,25 @@ impl Host {
         })
     }
 
-    /// Asks an HTTP server on this host, from this host.
+    /// Asks an HTTP server from this host.
     ///
     /// # Errors
     /// When nobody answers, or what comes back is no HTTP.
-    pub fn http_get(&self, server: SocketAddr, path: &str) -> Result<HttpReply> {
+    pub fn http(&self, server: SocketAddr, request: &HttpRequest) -> Result<HttpReply> {
         let ask = || -> Result<HttpReply> {
             let mut stream = TcpStream::connect_timeout(&server, HTTP_LIMIT)?;
             stream.set_read_timeout(Some(HTTP_LIMIT))?;
-            // Version 1.0: the answer is not chunked, and ends with the connection.
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer)?;
-            HttpReply::parse(&answer)
+            request.exchange(server, &mut stream)
         };
-        self.inside(ask)?.with_context(|| format!("cannot GET http://{server}{path} on {}", self.name))
+        self.inside(ask)?.with_context(|| format!("no answer from http://{server} to {}", self.name))
+    }
+
+    /// GETs a path of an HTTP server from this host.
+    ///
+    /// # Errors
+    /// See [`Host::http`].
+    pub fn http_get(&self, server: SocketAddr, path: &str) -> Result<HttpReply> {
+        self.http(server, &HttpRequest::new("GET", path)).with_context(|| format!("cannot GET {path}"))
     }
 
     /// Lets the host send no faster than this, and replaces the limit that it had.
@@ -270,28 +279,6 @@ impl Host {
         // Eight columns of what was received come first.
         let sent = line.and_then(|line| line.split_whitespace().nth(8)).and_then(|bytes| bytes.parse().ok());
         sent.with_context(|| format!("no eth0 in the table of devices of {}:\n{table}", self.name))
-    }
-}
-
-/// An answer to [`Host::http_get`].
-#[derive(Debug)]
-pub struct HttpReply {
-    /// The status, such as 200.
-    pub status: u16,
-    /// All that follows the headers.
-    pub body: Vec<u8>,
-}
-
-impl HttpReply {
-    fn parse(answer: &[u8]) -> Result<Self> {
-        let end = answer
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .context("the answer has no end of headers")?;
-        let head = std::str::from_utf8(&answer[..end]).context("the headers are no text")?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.with_context(|| format!("no status in {head:?}"))?;
-        Ok(Self { status, body: answer[end + 4..].to_vec() })
     }
 }
 
@@ -454,14 +441,5 @@ mod tests {
     fn rates() {
         assert_eq!(Rate::of(1_000_000, Duration::from_secs(8)), Rate::mbit(1));
         assert_eq!(Rate::mbit(8).bytes_per_second(), 1_000_000);
-    }
-
-    #[test]
-    fn http_answers() {
-        let reply = HttpReply::parse(b"HTTP/1.0 404 Not Found\r\nA: b\r\n\r\nbody").unwrap();
-        assert_eq!((reply.status, reply.body.as_slice()), (404, b"body".as_slice()));
-        for bad in [b"".as_slice(), b"HTTP/1.0 200 OK\r\n", b"hello\r\n\r\n", b"\xff \xff\r\n\r\n"] {
-            assert!(HttpReply::parse(bad).is_err(), "{bad:?}");
-        }
     }
 }
