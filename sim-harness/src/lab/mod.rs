@@ -10,22 +10,28 @@
 //! | [`debian`] | one from real Debian packages, cached |
 //! | [`draft`] | images of all other kinds, layer by layer; artifacts |
 //! | [`http`] | one request, one connection |
+//! | [`tls`] | an authority for servers with names |
 //! | [`node`] | one `faasnet` process: starting, asking, stopping, freezing, killing it |
+//! | [`runtime`] | programs that pull images through a node: containerd, podman, buildah, skopeo, docker |
 //! | [`stage`] | all of these together, as a test wants them |
+//! | [`fleet`] | a stage with such programs on its nodes |
 //! | [`process`] | bounded commands and bounded waiting |
 //!
-//! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd` in the path. It contains no
+//! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd`, `openssl`, `curl` in the path. It contains no
 //! code of the nodes: what it knows about them is their command line and their JSON.
 
 pub mod debian;
 pub mod draft;
+pub mod fleet;
 pub mod http;
 pub mod image;
 pub mod netns;
 pub mod node;
 pub mod process;
 pub mod registry;
+pub mod runtime;
 pub mod stage;
+pub mod tls;
 
 use std::path::PathBuf;
 

@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::http::{HttpReply, HttpRequest};
 use super::image::{Image, blob_path, digest_of};
 use super::netns::Host;
 use super::process::{COMMAND_LIMIT, output_within, run, signal, tail, wait_until};
@@ -23,7 +24,7 @@ use super::process::{COMMAND_LIMIT, output_within, run, signal, tail, wait_until
 /// The one UDP port of a node. Each node has its host to itself, so all have the same.
 const PORT: u16 = 7400;
 /// The port of a node's API and mirror, on its loopback.
-const HTTP_PORT: u16 = 7401;
+pub const HTTP_PORT: u16 = 7401;
 
 /// How long a node may take to be ready. It waits for its seeds for a moment; all of them start at once, on few cores.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -60,8 +61,10 @@ pub struct NodePlan {
     pub id: String,
     /// Where it finds the others.
     pub seeds: Vec<SocketAddr>,
-    /// The registry it gets images from, such as `10.77.0.1:5000`; also the one meant by references without a registry.
-    pub origin: String,
+    /// The registries that it may read from, as `--origin` takes them.
+    pub origins: Vec<String>,
+    /// The name of the one that is meant where none is named.
+    pub default_origin: String,
     /// The cluster's secret.
     pub secret: String,
 }
@@ -113,8 +116,10 @@ impl NodeProcess {
         for seed in &self.plan.seeds {
             command.args(["--seed", &seed.to_string()]);
         }
-        command.args(["--origin", &format!("http://{}", self.plan.origin)]);
-        command.args(["--default-origin", &self.plan.origin]);
+        for origin in &self.plan.origins {
+            command.args(["--origin", origin]);
+        }
+        command.args(["--default-origin", &self.plan.default_origin]);
         command.env("FAASNET_CLUSTER_SECRET", &self.plan.secret);
         command.stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().with_context(|| format!("cannot start {}", self.id()))?);
@@ -307,6 +312,14 @@ impl Client {
         Ok(self.functions()?.into_iter().find(|function| function.reference == reference))
     }
 
+    /// The function that an image is, by whatever name it was asked for.
+    ///
+    /// # Errors
+    /// See [`Client::status`].
+    pub fn function_of(&self, image: &Image) -> Result<Option<Function>> {
+        Ok(self.functions()?.into_iter().find(|function| function.function == image.manifest.digest))
+    }
+
     /// The function tree as this node derives it.
     ///
     /// # Errors
@@ -324,6 +337,14 @@ impl Client {
     pub fn pull(&self, reference: &str, limit: Duration) -> Pulling {
         let (client, reference) = (self.clone(), reference.to_owned());
         Pulling(thread::spawn(move || client.json(["pull", &reference], limit)))
+    }
+
+    /// Asks the node's mirror as a client on its host would.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub fn mirror(&self, request: &HttpRequest) -> Result<HttpReply> {
+        self.host.http(SocketAddr::from(([127, 0, 0, 1], HTTP_PORT)), request)
     }
 
     /// Copies an image out of the node's mirror, the way a container runtime reads it, into a new layout.
@@ -450,6 +471,8 @@ pub enum MemberState {
 /// A line of `faasnet functions`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Function {
+    /// The digest of its manifest.
+    pub function: String,
     /// What was asked for.
     pub reference: String,
     /// `provisioning`, `ready` or `failed`.

@@ -12,23 +12,42 @@ use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
+use super::http::HttpRequest;
 use super::image::Image;
 use super::netns::{Host, at};
 use super::process::{run, signal, wait_until};
+use super::tls::Certificate;
 
-/// The port that registries have by habit. It is the host's own, so it cannot collide.
+/// The ports that registries have by habit, without and with TLS. They are the host's own, so they cannot collide.
 const PORT: u16 = 5000;
+const TLS_PORT: u16 = 443;
+
+/// Who may read from a private registry, and as what the registry's password file knows that: `htpasswd -nbB -C 4`.
+pub const READER: (&str, &str) = ("reader", "open-sesame");
+const PASSWORDS: &str = "reader:$2y$04$rIWfRrpx5w4SCK.LeFXYiO3mBXs95RAdg5r4Jf0mRSlbYzLc7NrjO\n";
 
 /// How long the registry may take to start or to end; it needs a tenth of a second.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What a registry is like that is not open, plain and empty.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryPlan {
+    /// It speaks TLS, with this certificate, and on another port.
+    pub certificate: Option<Certificate>,
+    /// It answers nobody but [`READER`].
+    pub private: bool,
+    /// It has the images of another registry, see [`Registry::storage`].
+    pub storage: Option<PathBuf>,
+}
 
 /// A running (or stopped) registry with its storage.
 #[derive(Debug)]
 pub struct Registry {
     host: Host,
+    plan: RegistryPlan,
     directory: PathBuf,
     process: Option<Child>,
     /// How many marks were written into the access log, see [`Registry::access_log`].
@@ -36,19 +55,29 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts an empty registry on a host, with its files in `directory`, and waits until it answers.
+    /// Starts an open, plain, empty registry on a host, with its files in `directory`, and waits until it answers.
     ///
     /// # Errors
     /// When `docker-registry` is not installed or does not come up.
     pub fn start(host: &Host, directory: &Path) -> Result<Self> {
+        Self::start_as(host, directory, RegistryPlan::default())
+    }
+
+    /// Starts a registry of another kind.
+    ///
+    /// # Errors
+    /// See [`Registry::start`].
+    pub fn start_as(host: &Host, directory: &Path, plan: RegistryPlan) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let registry = Self {
             host: host.clone(),
+            plan,
             directory: directory.to_owned(),
             process: None,
             marks: AtomicU32::new(0),
         };
         fs::write(registry.file("registry.yml"), registry.configuration())?;
+        fs::write(registry.file("passwords"), PASSWORDS)?;
         let mut registry = registry;
         registry.restart()?;
         Ok(registry)
@@ -68,8 +97,9 @@ impl Registry {
         wait_until("the registry to answer", START_LIMIT, || {
             let ended =
                 self.process.as_mut().and_then(|process| process.try_wait().transpose()).transpose()?;
-            anyhow::ensure!(ended.is_none(), "it ended with {ended:?}: {}", self.log_tail());
-            Ok(self.host.http_get(self.server(), "/v2/").ok().filter(|reply| reply.status == 200))
+            ensure!(ended.is_none(), "it ended with {ended:?}: {}", self.log_tail());
+            let wanted = if self.plan.private { 401 } else { 200 };
+            Ok(self.ask("/v2/").ok().filter(|status| *status == wanted))
         })?;
         Ok(())
     }
@@ -93,7 +123,12 @@ impl Registry {
 
     /// Where it listens.
     pub fn server(&self) -> SocketAddr {
-        at(&self.host, PORT)
+        at(&self.host, if self.plan.certificate.is_some() { TLS_PORT } else { PORT })
+    }
+
+    /// Where its images are.
+    pub fn storage(&self) -> PathBuf {
+        self.plan.storage.clone().unwrap_or_else(|| self.file("storage"))
     }
 
     /// What stands before the slash in a reference to one of its images, such as `10.77.0.1:5000`.
@@ -114,6 +149,58 @@ impl Registry {
         Ok(reference)
     }
 
+    /// Stores an image or an artifact of any kind and format, small enough to be held in memory, under `repository:tag`.
+    ///
+    /// # Errors
+    /// When the registry, which has to be an open and plain one, refuses it.
+    pub fn put(&self, image: &Image, name: &str) -> Result<()> {
+        let (repository, tag) = name.split_once(':').context("the name needs a tag")?;
+        for blob in &image.blobs {
+            let bytes = fs::read(image.blob_path(&blob.digest))?;
+            self.put_blob(repository, &blob.digest, bytes)
+                .with_context(|| format!("cannot put {} into {repository}", blob.digest))?;
+        }
+        let manifest = fs::read(image.blob_path(&image.manifest.digest))?;
+        self.put_manifest(repository, tag, &image.manifest.media_type, manifest)
+    }
+
+    /// Stores a manifest or an index whose parts are there already.
+    ///
+    /// # Errors
+    /// See [`Registry::put`].
+    pub fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, bytes: Vec<u8>) -> Result<()> {
+        let put = HttpRequest::new("PUT", format!("/v2/{repository}/manifests/{tag}"));
+        let reply = self.host.http(self.server(), &put.header("Content-Type", media_type).body(bytes))?;
+        ensure!(reply.status == 201, "{repository}:{tag} is refused: {} {}", reply.status, reply.text());
+        Ok(())
+    }
+
+    fn put_blob(&self, repository: &str, digest: &str, bytes: Vec<u8>) -> Result<()> {
+        let begin = HttpRequest::new("POST", format!("/v2/{repository}/blobs/uploads/")).body([]);
+        let begun = self.host.http(self.server(), &begin)?;
+        // A URL of this same server, with a query already.
+        let place = begun.header("Location").and_then(|url| url.split_once("/v2/")).map(|(_, path)| path);
+        let place = place.with_context(|| format!("no upload: {} {}", begun.status, begun.text()))?;
+        let put = HttpRequest::new("PUT", format!("/v2/{place}&digest={digest}"))
+            .header("Content-Type", "application/octet-stream")
+            .body(bytes);
+        let stored = self.host.http(self.server(), &put)?;
+        ensure!(stored.status == 201, "{} {}", stored.status, stored.text());
+        Ok(())
+    }
+
+    /// The status of what it answers to a GET.
+    fn ask(&self, path: &str) -> Result<u16> {
+        if self.plan.certificate.is_none() {
+            return Ok(self.host.http_get(self.server(), path)?.status);
+        }
+        let mut curl = self.host.command("curl");
+        // Nothing here depends on who answers.
+        curl.args(["--silent", "--show-error", "--insecure", "--output", "/dev/null"]);
+        curl.args(["--write-out", "%{http_code}", &format!("https://{}{path}", self.server())]);
+        run(&mut curl)?.parse().context("curl writes no status")
+    }
+
     /// All requests that it has answered. One that is still being answered is missing; one that a client has seen the end
     /// of is not.
     ///
@@ -125,7 +212,7 @@ impl Registry {
         if self.process.is_some() {
             // A line is written just after the client has seen the end. A request of our own comes after all of those.
             let mark = format!("/v2/?mark={}", self.marks.fetch_add(1, Ordering::Relaxed));
-            self.host.http_get(self.server(), &mark)?;
+            self.ask(&mark)?;
             wait_until("the mark in the access log", START_LIMIT, || {
                 Ok(read()?.contains(&format!("{mark} ")).then_some(()))
             })?;
@@ -138,18 +225,24 @@ impl Registry {
     }
 
     fn configuration(&self) -> String {
-        let (server, storage) = (self.server(), self.file("storage"));
         // JSON is YAML. Without the limit on uploads' age, a registry starts a purge at a random moment.
-        serde_json::json!({
+        let mut configuration = serde_json::json!({
             "version": 0.1,
             "log": {"level": "warn"},
             "storage": {
-                "filesystem": {"rootdirectory": storage},
+                "filesystem": {"rootdirectory": self.storage()},
                 "maintenance": {"uploadpurging": {"enabled": false}},
             },
-            "http": {"addr": server.to_string()},
-        })
-        .to_string()
+            "http": {"addr": self.server().to_string()},
+        });
+        if let Some(Certificate { certificate, key }) = &self.plan.certificate {
+            configuration["http"]["tls"] = serde_json::json!({"certificate": certificate, "key": key});
+        }
+        if self.plan.private {
+            let passwords = self.file("passwords");
+            configuration["auth"] = serde_json::json!({"htpasswd": {"realm": "lab", "path": passwords}});
+        }
+        configuration.to_string()
     }
 
     fn log_tail(&self) -> String {
@@ -244,6 +337,11 @@ impl AccessLog {
     /// Bytes of blobs sent in all.
     pub fn blob_bytes(&self) -> u64 {
         self.bytes_by_blob().values().sum()
+    }
+
+    /// How often a blob was asked for, whether it was there or not.
+    pub fn blob_requests(&self) -> usize {
+        self.accesses.iter().filter(|access| access.path.contains("/blobs/sha256:")).count()
     }
 
     /// How often a manifest was asked for.

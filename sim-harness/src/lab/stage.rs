@@ -35,6 +35,8 @@ pub struct Stage {
     pub registry: Registry,
     /// The wires.
     pub network: Network,
+    names: Vec<String>,
+    seeds: u16,
     secret: String,
     title: String,
     start: Instant,
@@ -47,6 +49,15 @@ impl Stage {
     /// # Errors
     /// When a piece is missing or does not come up.
     pub fn new(title: &str, nodes: usize) -> Result<Self> {
+        Self::named(title, nodes, &[])
+    }
+
+    /// The same, where the nodes know the registry by these names as well. The first, if there is one, is what they take
+    /// for meant where none is named.
+    ///
+    /// # Errors
+    /// See [`Stage::new`].
+    pub fn named(title: &str, nodes: usize, names: &[&str]) -> Result<Self> {
         // One stage at a time: each has the machine to itself, or else times and loads would mean nothing.
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,8 +66,12 @@ impl Stage {
         let network = Network::new()?;
         let host = network.host("registry", REGISTRY_NUMBER)?;
         let registry = Registry::start(&host, &network.directory().join("registry"))?;
+        let names = names.iter().map(|&name| name.to_owned()).chain([registry.name()]).collect();
+        // A node waits for its seeds, so it gets none if there will be no other.
+        let seeds = if nodes == 1 { 0 } else { SEEDS };
         let title = title.to_owned();
-        let mut stage = Self { nodes: Vec::new(), registry, network, secret, title, start, _alone: alone };
+        let mut stage =
+            Self { nodes: Vec::new(), registry, network, names, seeds, secret, title, start, _alone: alone };
         stage.say(&format!("starting {nodes} nodes"));
         for _ in 0..nodes {
             stage.start_node()?;
@@ -70,6 +85,7 @@ impl Stage {
     /// # Errors
     /// When it does not come up.
     pub fn add_node(&mut self) -> Result<usize> {
+        self.seeds = SEEDS;
         let index = self.start_node()?;
         self.wait_acquainted()?;
         Ok(index)
@@ -200,8 +216,13 @@ impl Stage {
     fn plan(&self, id: &str) -> NodePlan {
         NodePlan {
             id: id.to_owned(),
-            seeds: (1..=SEEDS).map(|number| endpoint(address(NODES_AFTER + number))).collect(),
-            origin: self.registry.name(),
+            seeds: (1..=self.seeds).map(|number| endpoint(address(NODES_AFTER + number))).collect(),
+            origins: self
+                .names
+                .iter()
+                .map(|name| format!("{name}=http://{}", self.registry.name()))
+                .collect(),
+            default_origin: self.names[0].clone(),
             secret: self.secret.clone(),
         }
     }
