@@ -5,6 +5,7 @@
 //!
 //! `cargo build --release && cargo test -p faasnet-tests --test all -- --ignored --nocapture end_to_end`
 
+mod clients;
 mod images;
 mod load;
 mod members;
