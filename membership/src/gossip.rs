@@ -14,6 +14,7 @@ use chitchat::{
 };
 use parking_lot::Mutex;
 
+use crate::hold::{Hold, MAX_HOLDS, is_name};
 use crate::id::{FunctionId, NodeId};
 use crate::link::{Incoming, Link};
 use crate::membership::Config;
@@ -40,6 +41,7 @@ const ZONE_KEY: &str = "zone";
 const VERSION_KEY: &str = "version";
 const LEAVING_KEY: &str = "leaving";
 const FUNCTION_PREFIX: &str = "function/";
+const HOLD_PREFIX: &str = "hold/";
 
 /// This node's voice and ear in the cluster.
 pub(crate) struct Gossip {
@@ -98,6 +100,16 @@ impl Gossip {
 
     pub(crate) async fn withdraw(&self, function: FunctionId) {
         let key = format!("{FUNCTION_PREFIX}{function}");
+        self.handle.with_chitchat(|chitchat| chitchat.self_node_state().delete(&key)).await;
+    }
+
+    pub(crate) async fn hold(&self, name: &str, hold: Hold) {
+        let key = format!("{HOLD_PREFIX}{name}");
+        self.handle.with_chitchat(|chitchat| chitchat.self_node_state().set(&key, hold)).await;
+    }
+
+    pub(crate) async fn release(&self, name: &str) {
+        let key = format!("{HOLD_PREFIX}{name}");
         self.handle.with_chitchat(|chitchat| chitchat.self_node_state().delete(&key)).await;
     }
 
@@ -216,6 +228,14 @@ fn read_member(node: NodeId, published: &NodeState, state: MemberState) -> Membe
             Some((function, value.value.parse().ok()?))
         })
         .collect();
+    let holds = published
+        .iter_prefix(HOLD_PREFIX)
+        .take(MAX_HOLDS)
+        .filter_map(|(key, value)| {
+            let name = key.strip_prefix(HOLD_PREFIX).filter(|name| is_name(name))?;
+            Some((name.to_owned(), value.value.parse().ok()?))
+        })
+        .collect();
     Member {
         node,
         incarnation: published.chitchat_id().generation_id,
@@ -224,5 +244,6 @@ fn read_member(node: NodeId, published: &NodeState, state: MemberState) -> Membe
         state,
         version: published.get(VERSION_KEY).unwrap_or_default().to_owned(),
         functions,
+        holds,
     }
 }

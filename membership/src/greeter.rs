@@ -234,6 +234,7 @@ mod tests {
                 state: MemberState::Alive,
                 version: String::new(),
                 functions: BTreeMap::from([(FUNCTION, *participation)]),
+                holds: BTreeMap::new(),
             })
         });
         View::new(node(0), members)

@@ -2,7 +2,7 @@
 //!
 //! This crate knows nothing of images, blocks or registries: a function is a name to it.
 //!
-//! Deciding (pure: no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`], [`view`],
+//! Deciding (pure: no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`], [`view`], [`hold`],
 //! [`rendezvous`], [`greeter`], [`suspicion`], [`wire`].
 //! Doing: [`membership`] with `joining`, `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`]
 //! and the [`link`] that a network must offer.
@@ -13,6 +13,7 @@ mod control;
 mod envelope;
 mod gossip;
 pub mod greeter;
+pub mod hold;
 pub mod id;
 mod joining;
 pub mod link;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,6 +20,7 @@ use crate::clock::WallClock;
 use crate::control::{self, ask};
 use crate::gossip::Gossip;
 use crate::greeter::{Greeter, Joiner};
+use crate::hold::{self, Hold};
 use crate::id::{NodeId, Zone};
 use crate::link::{Incoming, Link, LinkError, Peer};
 use crate::probe;
@@ -100,6 +102,8 @@ pub(crate) struct Inner {
     link: Arc<dyn Link>,
     pub(crate) gossip: Gossip,
     pub(crate) greeter: Mutex<Greeter>,
+    /// How many holds this node has published.
+    holds: AtomicU64,
     suspicion: Mutex<Suspicion>,
     /// Members that told us that they leave, before gossip does: node and incarnation.
     leaving: Mutex<BTreeMap<NodeId, u64>>,
@@ -133,6 +137,7 @@ impl Membership {
                 link,
                 gossip,
                 greeter: Mutex::default(),
+                holds: AtomicU64::new(0),
                 suspicion: Mutex::new(suspicion),
                 leaving: Mutex::default(),
                 view,
@@ -304,6 +309,27 @@ impl Membership {
             greeter.follow(&old, &new);
             self.inner.view.send_replace(Arc::new(new));
         }
+    }
+
+    // Holds.
+
+    /// Tells everybody to leave something outside the cluster alone for a while, from when they hear of it. Takes the place
+    /// of this node's earlier hold of that name. A name that others would not read, see [`hold::MAX_NAME_BYTES`], is not
+    /// published.
+    pub async fn hold(&self, name: &str, duration: Duration) {
+        if !hold::is_name(name) {
+            debug!(%name, "a name of that length cannot be held");
+            return;
+        }
+        let serial = self.inner.holds.fetch_add(1, Ordering::Relaxed);
+        self.inner.gossip.hold(name, Hold::new(serial, duration)).await;
+        self.observe().await;
+    }
+
+    /// Withdraws this node's hold of that name. Those who have heard of it still count it to its end.
+    pub async fn release(&self, name: &str) {
+        self.inner.gossip.release(name).await;
+        self.observe().await;
     }
 
     // Requests of others.

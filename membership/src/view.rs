@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hold::Hold;
 use crate::id::{FunctionId, NodeId, Zone};
 use crate::stamp::Stamp;
 
@@ -108,6 +109,8 @@ pub struct Member {
     pub version: String,
     /// The functions that it provisions or holds.
     pub functions: BTreeMap<FunctionId, Participation>,
+    /// What it has been asked to leave alone, by name, and all others with it.
+    pub holds: BTreeMap<String, Hold>,
 }
 
 /// The live members, this node among them.

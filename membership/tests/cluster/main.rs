@@ -3,6 +3,7 @@
 
 mod cluster;
 mod failing;
+mod holding;
 mod hostile;
 mod joining;
 mod leaving;
