@@ -1,9 +1,9 @@
 //! One running machine.
 //!
 //! [`node`] runs, as [`config`] tells it to: it wires `membership` and `transfer` to the network (`quic`, [`trust`]), and
-//! adds what an image is (`documents`, `provision`, `origins`). Container runtimes meet it in the `mirror`; people and
-//! schedulers over the [`api`], most of them through the [`client`]; [`render`] and [`units`] turn its answers into text.
-//! [`demo`] shows many nodes on one machine.
+//! adds what an image is (`documents`, `provision`) and where it is from (`origins`, `pauses`). Container runtimes meet it in
+//! the `mirror`; people and schedulers over the [`api`], most of them through the [`client`]; [`render`] and [`units`] turn
+//! its answers into text. [`demo`] shows many nodes on one machine.
 
 pub mod api;
 pub mod client;
@@ -15,6 +15,7 @@ mod http;
 mod mirror;
 pub mod node;
 mod origins;
+mod pauses;
 mod provision;
 mod quic;
 mod range;

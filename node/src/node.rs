@@ -38,6 +38,7 @@ use crate::documents::Documents;
 pub use crate::error::Error;
 use crate::http;
 use crate::origins::Origins;
+use crate::pauses;
 use crate::provision::{Function, Parts, Provisioner, State};
 use crate::quic::QuicLink;
 use crate::trust::Trust;
@@ -157,6 +158,8 @@ impl Node {
         node.spawn(node.clone().answer_peers(streams.blocks));
         node.spawn(http::serve(http_listener, node.clone()));
         node.spawn(node.clone().settle());
+        let origins = node.inner.origins.clone();
+        node.spawn(pauses::keep_in_step(node.inner.membership.clone(), move || origins.pauses()));
         Ok(node)
     }
 
@@ -309,6 +312,7 @@ impl Node {
             functions: self.inner.provisioner.functions().len(),
             store_bytes: self.inner.store.complete_bytes(),
             transfer: self.inner.counters.read(),
+            paused_ms: pauses::remaining_ms(&self.inner.origins.pauses()),
         }
     }
 

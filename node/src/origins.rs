@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
+use transfer::origin::pause::Pause;
 use transfer::origin::{Origin, RegistryConfig, RegistryOrigin, open_local};
 
 use crate::config::OriginConfig;
@@ -12,12 +13,14 @@ use crate::error::Error;
 /// The origins of one node, by the name that references use.
 pub(crate) struct Origins {
     by_name: BTreeMap<String, (OriginConfig, Arc<dyn Origin>)>,
+    pauses: BTreeMap<String, Arc<Pause>>,
 }
 
 impl Origins {
     /// Opens them. Archives are unpacked; nobody is connected to.
     pub(crate) async fn open(configs: &[OriginConfig]) -> anyhow::Result<Self> {
         let mut by_name = BTreeMap::new();
+        let pauses = configs.iter().map(|config| (config.name.clone(), Arc::default())).collect();
         for config in configs {
             let origin: Arc<dyn Origin> = match config.path() {
                 Some(path) => {
@@ -31,7 +34,12 @@ impl Origins {
             };
             by_name.insert(config.name.clone(), (config.clone(), origin));
         }
-        Ok(Self { by_name })
+        Ok(Self { by_name, pauses })
+    }
+
+    /// How long each origin is to be left alone, by name.
+    pub(crate) fn pauses(&self) -> Vec<(String, Arc<Pause>)> {
+        self.pauses.iter().map(|(name, pause)| (name.clone(), pause.clone())).collect()
     }
 
     /// The origin for references to `registry`.

@@ -37,6 +37,8 @@ pub struct Status {
     pub store_bytes: u64,
     /// What it has moved since its start.
     pub transfer: Counts,
+    /// The origins that want to be left alone, by name, and for how much longer, in milliseconds.
+    pub paused_ms: BTreeMap<String, u64>,
 }
 
 /// One live member, as the node that was asked knows it.

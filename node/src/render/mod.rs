@@ -83,6 +83,11 @@ pub fn status(status: &Status, paint: Paint) -> String {
     for (name, cell) in lines {
         table.row([Cell::new(name, Tone::Strong), cell]);
     }
+    for (origin, left) in &status.paused_ms {
+        let left = units::duration(Duration::from_millis(*left));
+        let paused = Cell::new(format!("{origin}, for another {left}"), Tone::Busy);
+        table.row([Cell::new("paused origin", Tone::Strong), paused]);
+    }
     table.render(paint)
 }
 
@@ -250,6 +255,7 @@ mod tests {
             functions: 2,
             store_bytes: 5 << 30,
             transfer: Counts { origin_bytes: 1, peer_bytes: 2048, refused_blocks: 1, ..Counts::default() },
+            paused_ms: [("quay.io".to_owned(), 12_300), ("r:5000".to_owned(), 90_000)].into(),
         };
         let expected = "\
 node               vm-1
@@ -266,6 +272,8 @@ from peers         2.0 KiB
 to peers           0 B
 received twice     0 B
 refused blocks     1
+paused origin      quay.io, for another 12.3 s
+paused origin      r:5000, for another 1 min 30 s
 ";
         assert_eq!(status(&sample, Paint::Plain), expected);
     }
