@@ -53,7 +53,8 @@ impl From<ManifestError> for Error {
 impl From<Error> for DocumentReply {
     fn from(error: Error) -> Self {
         match error {
-            Error::NotFound(text) | Error::Invalid(text) => Self::NotFound(text),
+            Error::NotFound(text) => Self::NotFound(text),
+            Error::Invalid(text) => Self::Invalid(text),
             Error::Denied(text) => Self::Denied(text),
             Error::Unavailable(text) => Self::Unavailable(text),
             // The asker may have it among its own.

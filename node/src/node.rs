@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use membership::clock::WallClock;
-use membership::codec::{read_frame, write_frame};
+use membership::codec::read_frame;
 use membership::link::{Incoming, Link, Stream};
 use membership::membership::DEFAULT_GOSSIP_INTERVAL;
 use membership::view::ParticipationState;
 use membership::{FunctionId, Membership, NodeId, suspicion};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -34,7 +33,7 @@ use transfer::wire::{MAX_REQUEST_BYTES, Request};
 
 use crate::api;
 use crate::config::Config;
-use crate::documents::Documents;
+use crate::documents::{Documents, Refreshed};
 pub use crate::error::Error;
 use crate::http;
 use crate::origins::Origins;
@@ -122,8 +121,14 @@ impl Node {
             leaving.subscribe(),
         ));
         let as_link: Arc<dyn Link> = link.clone();
-        let documents =
-            Arc::new(Documents::open(&config.data, membership.clone(), as_link.clone(), origins.clone())?);
+        let documents = Documents::open(
+            &config.data,
+            membership.clone(),
+            as_link.clone(),
+            origins.clone(),
+            stop.clone(),
+        )?;
+        let documents = Arc::new(documents);
         let fetcher =
             Arc::new(Fetcher { membership: membership.clone(), link: as_link, counters: counters.clone() });
         let provisioner = Provisioner::open(Parts {
@@ -192,11 +197,7 @@ impl Node {
             .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "the request did not come"))??;
         match request {
             Request::Fetch(fetch) => self.inner.server.serve(stream, fetch).await,
-            Request::Document(request) => {
-                let reply = self.inner.documents.answer(&request).await;
-                write_frame(&mut stream.send, &reply).await?;
-                stream.send.shutdown().await
-            }
+            Request::Document(request) => self.inner.documents.serve(stream, request).await,
         }
     }
 
@@ -262,7 +263,7 @@ impl Node {
         self.inner.provisioner.blob(reference, digest).await
     }
 
-    pub(crate) fn documents(&self) -> &Documents {
+    pub(crate) fn documents(&self) -> &Arc<Documents> {
         &self.inner.documents
     }
 
@@ -286,6 +287,14 @@ impl Node {
         self.ready().await?;
         let document = self.inner.provisioner.image(reference, platform.as_ref()).await?;
         Ok(self.inner.provisioner.start(reference, &document, false)?.id)
+    }
+
+    /// Has the origin asked now what a tag stands for, whatever its TTL. This node knows the answer from then on, others
+    /// within their TTL.
+    pub async fn refresh(&self, reference: &Reference) -> Result<api::Refreshed, Error> {
+        self.ready().await?;
+        let Refreshed { was, now } = self.inner.documents.refresh(reference).await?;
+        Ok(api::Refreshed { reference: reference.clone(), was, now })
     }
 
     /// Waits until a function is ready or failed, and tells how it went. `None` if it is not on this node.
@@ -313,6 +322,7 @@ impl Node {
             store_bytes: self.inner.store.complete_bytes(),
             transfer: self.inner.counters.read(),
             paused_ms: pauses::remaining_ms(&self.inner.origins.pauses()),
+            stale_served: self.inner.documents.stale_served(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What nodes say to each other about bytes: one request a stream of [`Protocol::Blocks`].
 //!
-//! `Fetch` is answered by [`Frame`]s, each `Block` followed by that block's raw bytes; `Document` by a
-//! [`DocumentReply`].
+//! `Fetch` is answered by [`Frame`]s, each `Block` followed by that block's raw bytes; `Document` by any number of
+//! [`DocumentReply::Waiting`] and one other [`DocumentReply`].
 //!
 //! [`Protocol::Blocks`]: membership::link::Protocol::Blocks
 
@@ -101,8 +101,23 @@ pub enum End {
 pub struct DocumentRequest {
     /// Its name.
     pub reference: Reference,
-    /// Whether to ask the origin if it is not at hand, or to answer from what is held.
-    pub ask_origin: bool,
+    /// How fresh the answer must be.
+    pub fresh: Fresh,
+}
+
+/// How fresh the answer to a [`DocumentRequest`] must be. What is named by digest never changes: there it only says whether
+/// the origin may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fresh {
+    /// However old: answer from what is held.
+    Held,
+    /// The origin was asked no longer than this before the request came, or is asked now.
+    Within {
+        /// In milliseconds.
+        ms: u64,
+    },
+    /// The origin is asked now, whatever it said before.
+    Now,
 }
 
 /// The answer to a [`DocumentRequest`].
@@ -116,9 +131,15 @@ pub enum DocumentReply {
         bytes: Vec<u8>,
         /// Whether it is the last known version, because the origin could not be asked.
         stale: bool,
+        /// How long before the request came the origin was asked, or found to be down, in milliseconds; 0 if since then.
+        age_ms: u64,
     },
+    /// Still here, waiting for the origin.
+    Waiting,
     /// There is none.
     NotFound(String),
+    /// What the origin has makes no sense.
+    Invalid(String),
     /// The origin refuses it to us.
     Denied(String),
     /// Not held here, and the origin could not be asked or was not to be.

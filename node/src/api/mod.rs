@@ -1,10 +1,12 @@
 //! The HTTP API: what schedulers, the command line and the web page ask a node.
 //!
-//! [`types`] is what travels, as JSON; [`server`] answers. [`crate::client`] asks.
+//! [`types`] is what travels, as JSON; [`server`] and `refresh` answer. [`crate::client`] asks.
 
+mod refresh;
 pub mod server;
 mod types;
 
 pub use types::{
-    Function, FunctionState, Member, Problem, ProvisionRequest, Status, Tree, TreeNode, TreeQuery,
+    Function, FunctionState, Member, Problem, ProvisionRequest, RefreshRequest, Refreshed, Status, Tree,
+    TreeNode, TreeQuery,
 };

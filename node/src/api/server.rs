@@ -17,6 +17,7 @@ use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
 
+use super::refresh::refresh;
 use super::{Function, FunctionState, Member, Problem, ProvisionRequest, Status, Tree, TreeQuery};
 use crate::node::{self, Node};
 
@@ -36,6 +37,7 @@ pub fn router(node: Node) -> Router {
         .route("/api/v1/functions", get(functions))
         .route("/api/v1/tree", get(tree))
         .route("/api/v1/provisions", post(provision))
+        .route("/api/v1/refreshes", post(refresh))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz));
     guarded(routes).with_state(node)
@@ -142,7 +144,7 @@ const NO_REASON: &str = "no reason is known";
 
 /// An answer that is not a success.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     problem: Problem,
 }

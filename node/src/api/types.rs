@@ -9,6 +9,7 @@ use membership::view::{MemberState, ParticipationState};
 use membership::{FunctionId, NodeId, Zone};
 use serde::{Deserialize, Serialize};
 use transfer::counters::Counts;
+use transfer::digest::Digest;
 use transfer::manifest::Platform;
 use transfer::reference::Reference;
 
@@ -39,6 +40,8 @@ pub struct Status {
     pub transfer: Counts,
     /// The origins that want to be left alone, by name, and for how much longer, in milliseconds.
     pub paused_ms: BTreeMap<String, u64>,
+    /// How often it served the last known version of a tag because the origin was down.
+    pub stale_served: u64,
 }
 
 /// One live member, as the node that was asked knows it.
@@ -138,6 +141,25 @@ pub struct ProvisionRequest {
     /// Which image of an index; none for the node's own platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+}
+
+/// Asks a node to have the origin asked what a tag stands for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefreshRequest {
+    /// The image, as people name it, by its tag.
+    pub reference: Reference,
+}
+
+/// What a tag stood for and stands for now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refreshed {
+    /// The tag.
+    pub reference: Reference,
+    /// The digest that the node knew before, however old; none if it had never asked.
+    pub was: Option<Digest>,
+    /// The digest that it stands for at the origin now.
+    pub now: Digest,
 }
 
 /// Names the tree to show. Exactly one of the two must be given.

@@ -8,6 +8,7 @@ mod demo;
 mod log;
 mod node;
 mod pull;
+mod refresh;
 mod terminal;
 
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ struct Cli {
 enum Command {
     Node(node::NodeArgs),
     Pull(pull::PullArgs),
+    Refresh(refresh::RefreshArgs),
     Status(ask::StatusArgs),
     Members(ask::MembersArgs),
     Functions(ask::FunctionsArgs),
@@ -141,6 +143,7 @@ impl Command {
         match self {
             Self::Node(args) => node::run(args).await,
             Self::Pull(args) => pull::run(args).await,
+            Self::Refresh(args) => refresh::run(args).await,
             Self::Status(args) => ask::status(args).await,
             Self::Members(args) => ask::members(args).await,
             Self::Functions(args) => ask::functions(args).await,
@@ -173,13 +176,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_with_a_reason() {
-        let rows: [(&[&str], ErrorKind, &str); 16] = [
+        let rows: [(&[&str], ErrorKind, &str); 17] = [
             (&[], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage: faasnet"),
             (&["serve"], ErrorKind::InvalidSubcommand, "serve"),
             (&["pull"], ErrorKind::MissingRequiredArgument, "<REF>"),
             (&["pull", "Alpine"], ErrorKind::ValueValidation, "is no repository"),
             (&["pull", "alpine", "--platform", "amd64"], ErrorKind::ValueValidation, "is no platform"),
             (&["pull", "alpine", "busybox"], ErrorKind::UnknownArgument, "busybox"),
+            (&["refresh"], ErrorKind::MissingRequiredArgument, "<REF>"),
             (&["tree", "sha256:12"], ErrorKind::ValueValidation, "is no sha256 digest"),
             (&["tree", "alpine", "--dot", "--json"], ErrorKind::ArgumentConflict, "--json"),
             (&["status", "--node", "https://vm-1:7401"], ErrorKind::ValueValidation, "http://HOST:PORT"),
@@ -200,13 +204,14 @@ mod tests {
 
     #[test]
     fn what_is_right_is_taken() {
-        let rows: [&[&str]; 10] = [
+        let rows: [&[&str]; 11] = [
             &["secret"],
             &["node"],
             &["node", "--seed", "vm-1:7400,vm-2:7400", "--seed", "[::1]:7400"],
             &["node", "--log", "debug", "--log-format", "json"],
             &["--log", "warn,transfer=trace", "members", "--json"],
             &["pull", "alpine", "--platform", "linux/arm/v7", "--json", "--node", "vm-1:7401"],
+            &["refresh", "alpine:3", "--json", "--node", "vm-1:7401"],
             &["tree", "alpine", "--dot"],
             &["functions", "--node", "http://[::1]:7401/"],
             &["demo"],

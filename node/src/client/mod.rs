@@ -14,7 +14,9 @@ use reqwest::{Method, RequestBuilder, Response, Url, header, redirect};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::api::{Function, Member, Problem, ProvisionRequest, Status, Tree, TreeQuery};
+use crate::api::{
+    Function, Member, Problem, ProvisionRequest, RefreshRequest, Refreshed, Status, Tree, TreeQuery,
+};
 
 /// For a connection. The node is on this machine or near it.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -151,6 +153,13 @@ impl Client {
         let function = query.function.iter().map(|function| ("function", function.to_string()));
         url.query_pairs_mut().extend_pairs(reference.chain(function));
         self.read(self.http.get(url)).await
+    }
+
+    /// Has the node ask the origin now what a tag stands for.
+    pub async fn refresh(&self, request: &RefreshRequest) -> Result<Refreshed, Error> {
+        let body = serde_json::to_vec(request).expect("names are valid JSON");
+        let request = self.http.post(self.url("refreshes")).header(header::CONTENT_TYPE, "application/json");
+        self.read(request.body(body)).await
     }
 
     /// Has the node provision a function and waits for the end, which is `ready` or `failed`. Tells `progress` whenever

@@ -11,7 +11,7 @@ use std::time::Duration;
 use membership::FunctionId;
 use membership::view::{MemberState, ParticipationState};
 
-use crate::api::{Function, FunctionState, Member, Status};
+use crate::api::{Function, FunctionState, Member, Refreshed, Status};
 use crate::units;
 use table::{Cell, Table};
 
@@ -63,7 +63,8 @@ pub fn status(status: &Status, paint: Paint) -> String {
         if status.ready { Cell::new("ready", Tone::Good) } else { Cell::new("not ready", Tone::Busy) };
     let moved = &status.transfer;
     let refused = if moved.refused_blocks > 0 { Tone::Bad } else { Tone::Plain };
-    let lines: [(&str, Cell); 14] = [
+    let stale = if status.stale_served > 0 { Tone::Busy } else { Tone::Plain };
+    let lines: [(&str, Cell); 15] = [
         ("node", status.node.as_str().into()),
         ("state", ready),
         ("zone", status.zone.as_str().into()),
@@ -78,6 +79,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         ("to peers", units::bytes(moved.served_bytes).into()),
         ("received twice", units::bytes(moved.wasted_bytes).into()),
         ("refused blocks", Cell::new(moved.refused_blocks.to_string(), refused)),
+        ("stale answers", Cell::new(status.stale_served.to_string(), stale)),
     ];
     let mut table = Table::bare(2);
     for (name, cell) in lines {
@@ -147,6 +149,16 @@ pub fn functions(functions: &[Function], paint: Paint) -> String {
         }
     }
     text
+}
+
+/// What a refresh has brought, in one line.
+pub fn refreshed(refreshed: &Refreshed) -> String {
+    let Refreshed { reference, was, now } = refreshed;
+    match was {
+        Some(was) if was == now => format!("{reference} is unchanged: {now}"),
+        Some(was) => format!("{reference} was {was}, is now {now}"),
+        None => format!("{reference} is {now}; this node had not asked for it before"),
+    }
 }
 
 /// How a provisioning ended, in one line.
@@ -256,6 +268,7 @@ mod tests {
             store_bytes: 5 << 30,
             transfer: Counts { origin_bytes: 1, peer_bytes: 2048, refused_blocks: 1, ..Counts::default() },
             paused_ms: [("quay.io".to_owned(), 12_300), ("r:5000".to_owned(), 90_000)].into(),
+            stale_served: 4,
         };
         let expected = "\
 node               vm-1
@@ -272,10 +285,25 @@ from peers         2.0 KiB
 to peers           0 B
 received twice     0 B
 refused blocks     1
+stale answers      4
 paused origin      quay.io, for another 12.3 s
 paused origin      r:5000, for another 1 min 30 s
 ";
         assert_eq!(status(&sample, Paint::Plain), expected);
+    }
+
+    #[test]
+    fn a_refresh_says_what_it_changed() {
+        let digest = |digit: &str| format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+        let [a, b] = ["a", "b"].map(|digit| format!("sha256:{}", digit.repeat(64)));
+        for (was, expected) in [
+            (Some(digest("a")), format!("docker.io/library/x:v1 was {a}, is now {b}")),
+            (Some(digest("b")), format!("docker.io/library/x:v1 is unchanged: {b}")),
+            (None, format!("docker.io/library/x:v1 is {b}; this node had not asked for it before")),
+        ] {
+            let sample = Refreshed { reference: "x:v1".parse().unwrap(), was, now: digest("b") };
+            assert_eq!(refreshed(&sample), expected);
+        }
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! What needs other programs, or processes that can be killed, is in `end_to_end`.
 
+mod freshness;
 mod http;
 mod lazy;
 mod mirror;
+mod origin;
 mod stage;
 mod vast;
 

@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
     "membership/src/wire.rs",
     "node/src/api/types.rs",
     "node/src/demo/report.rs",
+    "node/src/documents/freshness.rs",
     "node/src/range.rs",
     "node/src/render/mod.rs",
     "node/src/render/table.rs",

@@ -125,12 +125,7 @@ impl Stage {
     }
 
     async fn meet(&self) {
-        let all = self.nodes.len();
-        until("all nodes know each other", || self.nodes.iter().all(|node| node.members().len() == all))
-            .await;
-        for node in &self.nodes {
-            node.ready().await.unwrap();
-        }
+        meet(&self.nodes).await;
     }
 
     /// Ends a node and starts it again on the same data.
@@ -273,6 +268,15 @@ impl Stage {
             path.file_name().is_some_and(|name| *name == *digest.hex())
         };
         std::fs::read_dir(self.store_of(node)).unwrap().all(|entry| right(&entry.unwrap().path()))
+    }
+}
+
+/// Waits until all these nodes know each other.
+pub(super) async fn meet(nodes: &[Node]) {
+    let all = nodes.len();
+    until("all nodes know each other", || nodes.iter().all(|node| node.members().len() == all)).await;
+    for node in nodes {
+        node.ready().await.unwrap();
     }
 }
 

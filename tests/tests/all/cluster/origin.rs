@@ -1,0 +1,125 @@
+//! A registry of manifests that behaves as it is told, and remembers each request and its time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use axum::routing::any;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::stage::digest_of;
+
+/// What the registry does with requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mood {
+    Serves,
+    /// 500.
+    Broken,
+    /// 403 to the next so many requests, then it serves.
+    Denies(usize),
+    /// No answer at all.
+    Stalls,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) at: Instant,
+    pub(super) method: Method,
+}
+
+/// A registry with one repository, `app`.
+pub(super) struct ToldRegistry {
+    address: String,
+    state: Arc<Mutex<Told>>,
+    server: JoinHandle<()>,
+}
+
+struct Told {
+    mood: Mood,
+    tags: BTreeMap<String, String>,
+    asked: Vec<Asked>,
+}
+
+impl ToldRegistry {
+    pub(super) async fn start() -> Self {
+        let told = Told { mood: Mood::Serves, tags: BTreeMap::new(), asked: Vec::new() };
+        let state = Arc::new(Mutex::new(told));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router = Router::new().route("/v2/app/manifests/{name}", any(answer)).with_state(state.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, state, server }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn becomes(&self, mood: Mood) {
+        self.state.lock().unwrap().mood = mood;
+    }
+
+    /// Has a tag stand for a manifest of that text. Returns its digest.
+    pub(super) fn push(&self, tag: &str, text: &str) -> String {
+        let manifest = manifest(text);
+        let digest = digest_of(manifest.as_bytes());
+        let mut told = self.state.lock().unwrap();
+        told.tags.insert(tag.to_owned(), manifest.clone());
+        told.tags.insert(digest.clone(), manifest);
+        digest
+    }
+
+    /// The requests since this was last called.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.state.lock().unwrap().asked)
+    }
+}
+
+impl Drop for ToldRegistry {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// An index without entries: enough for a name to stand for.
+fn manifest(text: &str) -> String {
+    format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],"annotations":{{"is":"{text}"}}}}"#)
+}
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+async fn answer(State(state): State<Arc<Mutex<Told>>>, method: Method, Path(name): Path<String>) -> Response {
+    let (status, body) = {
+        let mut told = state.lock().unwrap();
+        let (mood, status) = match told.mood {
+            Mood::Denies(left @ 1..) => (Mood::Denies(left - 1), StatusCode::FORBIDDEN),
+            Mood::Broken => (Mood::Broken, StatusCode::INTERNAL_SERVER_ERROR),
+            mood => (mood, StatusCode::OK),
+        };
+        let body = told.tags.get(&name).cloned();
+        let status = if status == StatusCode::OK && body.is_none() { StatusCode::NOT_FOUND } else { status };
+        told.asked.push(Asked { at: Instant::now(), method: method.clone() });
+        told.mood = mood;
+        (status, body.unwrap_or_default())
+    };
+    if state.lock().unwrap().mood == Mood::Stalls {
+        sleep(Duration::from_secs(3_600)).await;
+    }
+    let response = Response::builder().status(status);
+    if status != StatusCode::OK {
+        return response.body(Body::empty()).unwrap();
+    }
+    let response = response
+        .header("content-type", INDEX)
+        .header("content-length", body.len())
+        .header("docker-content-digest", digest_of(body.as_bytes()));
+    response.body(if method == Method::HEAD { Body::empty() } else { Body::from(body) }).unwrap()
+}
