@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::http::{Response, head};
 use super::origin::{Mood, ToldRegistry};
-use super::stage::meet;
+use super::stage::{meet, until};
 
 /// Longer than any of these tests takes.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
@@ -268,4 +268,37 @@ async fn an_origin_that_stalls_holds_nobody_for_long() {
     let took = started.elapsed();
     println!("all are answered after {took:?}");
     assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_that_one_is_asked_for_is_kept_by_all() {
+    let scene = Scene::with(3, Duration::ZERO).await;
+    let digest = scene.registry.push("v1", "one");
+    check(&scene.everywhere("v1").await, &digest);
+    scene.registry.asked();
+    scene.registry.becomes(Mood::Throttles(4));
+    // Served from what is known meanwhile.
+    check(&[ask(&scene.nodes[0], "v1").await], &digest);
+    let told = scene.registry.asked();
+    assert_eq!((told.len(), told[0].status), (1, 429), "{told:?}");
+    assert!(told[0].at.elapsed() < Duration::from_secs(4), "nobody waits who has something to serve");
+    until("all know of the pause", || {
+        scene.nodes.iter().all(|node| node.status().paused_ms.contains_key(scene.registry.address()))
+    })
+    .await;
+    println!("known to all after {:?}", told[0].at.elapsed());
+    // Other tags, other nodes: whoever asks waits or is refused, and nobody asks the origin before its time.
+    while told[0].at.elapsed() < Duration::from_secs(8) {
+        for (number, node) in scene.nodes.iter().enumerate() {
+            ask(node, &format!("tag-{number}")).await;
+        }
+    }
+    let asked = scene.registry.asked();
+    let waited: Vec<_> = asked.iter().map(|asked| (asked.path.clone(), asked.at - told[0].at)).collect();
+    assert!(!waited.is_empty(), "the pause has ended");
+    assert!(waited.iter().all(|(_, waited)| *waited >= Duration::from_secs(4)), "{waited:?}");
+    until("nobody shows the pause any more", || {
+        scene.nodes.iter().all(|node| node.status().paused_ms.is_empty())
+    })
+    .await;
 }

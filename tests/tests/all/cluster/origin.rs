@@ -26,6 +26,8 @@ pub(super) enum Mood {
     Denies(usize),
     /// No answer at all.
     Stalls,
+    /// 429 to the next request, with so many seconds to wait, then it serves.
+    Throttles(u64),
 }
 
 /// One request.
@@ -33,6 +35,8 @@ pub(super) enum Mood {
 pub(super) struct Asked {
     pub(super) at: Instant,
     pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) status: u16,
 }
 
 /// A registry with one repository, `app`.
@@ -97,23 +101,32 @@ fn manifest(text: &str) -> String {
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 async fn answer(State(state): State<Arc<Mutex<Told>>>, method: Method, Path(name): Path<String>) -> Response {
-    let (status, body) = {
+    let (status, retry_after, body) = {
         let mut told = state.lock().unwrap();
-        let (mood, status) = match told.mood {
-            Mood::Denies(left @ 1..) => (Mood::Denies(left - 1), StatusCode::FORBIDDEN),
-            Mood::Broken => (Mood::Broken, StatusCode::INTERNAL_SERVER_ERROR),
-            mood => (mood, StatusCode::OK),
+        let (mood, status, retry_after) = match told.mood {
+            Mood::Denies(left @ 1..) => (Mood::Denies(left - 1), StatusCode::FORBIDDEN, None),
+            Mood::Throttles(seconds) => (Mood::Serves, StatusCode::TOO_MANY_REQUESTS, Some(seconds)),
+            Mood::Broken => (Mood::Broken, StatusCode::INTERNAL_SERVER_ERROR, None),
+            mood => (mood, StatusCode::OK, None),
         };
         let body = told.tags.get(&name).cloned();
         let status = if status == StatusCode::OK && body.is_none() { StatusCode::NOT_FOUND } else { status };
-        told.asked.push(Asked { at: Instant::now(), method: method.clone() });
+        told.asked.push(Asked {
+            at: Instant::now(),
+            method: method.clone(),
+            path: name,
+            status: status.into(),
+        });
         told.mood = mood;
-        (status, body.unwrap_or_default())
+        (status, retry_after, body.unwrap_or_default())
     };
     if state.lock().unwrap().mood == Mood::Stalls {
         sleep(Duration::from_secs(3_600)).await;
     }
-    let response = Response::builder().status(status);
+    let mut response = Response::builder().status(status);
+    if let Some(seconds) = retry_after {
+        response = response.header("retry-after", seconds.to_string());
+    }
     if status != StatusCode::OK {
         return response.body(Body::empty()).unwrap();
     }

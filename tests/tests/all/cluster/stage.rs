@@ -281,7 +281,7 @@ pub(super) async fn meet(nodes: &[Node]) {
 }
 
 /// Waits for a condition that nothing announces, and says which one when it does not come true.
-async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
     let polled = async {
         while !condition() {
             sleep(Duration::from_millis(10)).await;
