@@ -16,6 +16,9 @@ use crate::node::Node;
 /// Without it, the origin's setting counts.
 const PROVISION: &str = "faasnet-provision";
 
+/// Said with a tag's last known version. Code and agent are those that the distribution specification allows.
+const STALE: &str = "299 - \"the origin could not be asked; this is the last known version\"";
+
 /// Answers a request for a manifest or an index.
 pub(super) async fn serve(
     node: &Node,
@@ -63,8 +66,7 @@ async fn answer(
     let mut headers = named_by(&document.digest, document.bytes.len() as u64);
     headers.insert(CONTENT_TYPE, media_type);
     if found.stale {
-        // RFC 7234, section 5.5.1.
-        headers.insert(WARNING, HeaderValue::from_static("110 - \"the origin could not be asked\""));
+        headers.insert(WARNING, HeaderValue::from_static(STALE));
     }
     let body = if method == Method::HEAD { Body::empty() } else { Body::from(document.bytes) };
     Ok((headers, body).into_response())

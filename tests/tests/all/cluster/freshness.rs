@@ -171,6 +171,9 @@ async fn while_the_origin_is_down_the_last_known_version_is_served_as_stale() {
     assert!(asked <= 10, "an origin that is down is left alone for a while: {asked}");
     assert!(scene.stale_served().iter().all(|served| *served == 21));
 
+    let warning = ask(&scene.nodes[3], "v1").await.header("warning");
+    assert!(warning.starts_with("299 - \"") && warning.contains("last known"), "{warning}");
+
     // Nothing is known of this one, so there is nothing to serve.
     assert_eq!(ask(&scene.nodes[2], "v2").await.status, 404);
 
