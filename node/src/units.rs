@@ -83,6 +83,30 @@ impl FromStr for Size {
     }
 }
 
+/// Text that is no duration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no duration: it must be a number with ms, s, m, h or d behind it, such as 10s, or 0")]
+pub struct DurationError(String);
+
+/// A duration: `10s`, `500ms`, `1.5h`, `0`. At most 2^53 ms.
+pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
+    let refuse = || DurationError(text.chars().take(40).collect());
+    let amount = text.trim();
+    let split = amount.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(amount.len());
+    let (number, unit) = amount.split_at(split);
+    let number: f64 = number.parse().map_err(|_| refuse())?;
+    let millis = match unit.trim_start() {
+        "ms" => number,
+        "s" => number * 1_000.0,
+        "m" | "min" => number * 60_000.0,
+        "h" => number * 3_600_000.0,
+        "d" => number * 86_400_000.0,
+        "" if number == 0.0 => 0.0,
+        _ => return Err(refuse()),
+    };
+    if millis <= (1_u64 << 53) as f64 { Ok(Duration::from_millis(millis as u64)) } else { Err(refuse()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +172,25 @@ mod tests {
         }
         for text in ["", "0", "-1", "MiB", "1 XiB", "1e3", "nan", "inf", "1.2.3", "40MiB/h", "9999999GiB"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+    #[test]
+    fn durations_are_read_with_their_units() {
+        let rows = [
+            ("10s", 10_000),
+            ("500ms", 500),
+            ("2m", 120_000),
+            ("2 min", 120_000),
+            ("1.5h", 5_400_000),
+            ("7d", 604_800_000),
+            ("0", 0),
+            (" 0s ", 0),
+        ];
+        for (text, millis) in rows {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1 s 2", "1e3s", "nan", "inf", "1.2.3s", "10S", "9999999999999d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 }
