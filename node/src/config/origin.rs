@@ -78,6 +78,7 @@ pub enum CredentialsConfig {
 impl OriginConfig {
     /// The default time for which a tag stands for the same digest.
     pub const TAG_TTL: Duration = Duration::from_secs(10);
+    /// The default for how many requests are open to an origin at once.
     const MAX_REQUESTS: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
 
     /// The registry that goes by this name, with defaults throughout.
@@ -120,10 +121,40 @@ impl FromStr for OriginConfig {
             (None, Some((_, host))) => Self::at(host.trim_end_matches('/'), text),
             (None, None) => Self::named(text),
         };
-        check_registry(&origin.name).map_err(|error| {
+        check_name(&origin.name).map_err(|error| {
             format!("{text:?} is no origin: use NAME, NAME=URL, NAME=PATH, or a URL: {error}")
         })?;
+        if let Some(url) = origin.location.as_deref().filter(|location| location.contains("://")) {
+            check_url(url)?;
+        }
         Ok(origin)
+    }
+}
+
+/// Whether references can name a registry so.
+fn check_name(name: &str) -> Result<(), String> {
+    match name {
+        "index.docker.io" | "registry-1.docker.io" => {
+            Err(format!("in references, {name} is called docker.io"))
+        }
+        _ => check_registry(name).map_err(|error| error.to_string()),
+    }
+}
+
+/// Whether this is a URL of a registry: a scheme, a host, perhaps a port, and nothing else. With a name and a password in
+/// it, it would be shown wherever it is.
+fn check_url(url: &str) -> Result<(), String> {
+    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let good = host.is_some_and(|host| check_registry(host.trim_end_matches('/')).is_ok());
+    match host {
+        _ if good => Ok(()),
+        // It may hold a password.
+        Some(host) if host.contains('@') => {
+            Err("a URL must not hold credentials: use username and password-file".to_owned())
+        }
+        _ => Err(format!(
+            "{url} is no URL of a registry: it must read https://HOST[:PORT] or http://HOST[:PORT]"
+        )),
     }
 }
 
@@ -144,9 +175,26 @@ mod tests {
             parse("http://10.0.0.1:5000/"),
             Ok(OriginConfig::at("10.0.0.1:5000", "http://10.0.0.1:5000/"))
         );
-        for bad in ["", "=x", "r.example=", "a b=http://x", "a b"] {
+        for bad in [
+            "",
+            "=x",
+            "r.example=",
+            "a b=http://x",
+            "a b",
+            "r.example=ftp://x",
+            "r.example=https://",
+            "r.example=https://h/path",
+            "https://ada:hunter2@r.example",
+            "index.docker.io",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_repeated() {
+        let error = "r=https://ada:hunter2@r.example".parse::<OriginConfig>().unwrap_err();
+        assert!(error.contains("password-file") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]
