@@ -26,7 +26,7 @@ use transfer::digest::Digest;
 use transfer::expectation::Expectations;
 use transfer::fetch::{Fetcher, Source};
 use transfer::manifest::Platform;
-use transfer::reference::{DEFAULT_REGISTRY, Reference};
+use transfer::reference::Reference;
 use transfer::serve::Server;
 use transfer::store::Store;
 use transfer::wire::{MAX_REQUEST_BYTES, Request};
@@ -78,12 +78,11 @@ impl Node {
     /// asked; it is ready (see [`Node::is_ready`]) a moment later, when it has met the cluster.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         config.check()?;
-        let listen = config.listen()?;
         let store = Arc::new(Store::open(&config.data)?);
         let id = node_id(&config)?;
         let clock = WallClock::system();
         let incarnation = next_incarnation(&config.data, clock.now_ms())?;
-        let origins = Arc::new(Origins::open(&config.origins()).await?);
+        let origins = Arc::new(Origins::open(&config.origins).await?);
         let http_listener = TcpListener::bind(config.http).await.with_context(|| {
             format!(
                 "cannot listen on http://{}; is another node running? choose another address with --http",
@@ -92,7 +91,7 @@ impl Node {
         })?;
         let http_addr = http_listener.local_addr()?;
         let trust = Trust::new(id.clone(), &config.cluster, config.secret.as_ref())?;
-        let (link, streams) = QuicLink::bind(listen, trust)?;
+        let (link, streams) = QuicLink::bind(config.listen(), trust)?;
         let addr = config.advertise(link.local_addr()?);
         let membership_config = membership::membership::Config {
             node: id.clone(),
@@ -233,14 +232,9 @@ impl Node {
         }
     }
 
-    /// The registry that a name without one means.
-    pub(crate) fn default_registry(&self) -> &str {
-        let config = &self.inner.config;
-        match (&config.default_origin, config.origins.as_slice()) {
-            (Some(name), _) => name,
-            (None, [only]) => &only.name,
-            _ => DEFAULT_REGISTRY,
-        }
+    /// How it runs.
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
     }
 
     /// Refuses registries that are not among this node's origins.

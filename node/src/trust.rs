@@ -51,7 +51,7 @@ pub struct Secret(String);
 pub enum SecretError {
     /// It can be guessed.
     #[error(
-        "the cluster secret is too weak: it needs at least {MIN_SECRET_CHARS} characters, {MIN_DIFFERENT_CHARS} of them different; make one with `faasnet secret`"
+        "it is too weak: it needs at least {MIN_SECRET_CHARS} characters, {MIN_DIFFERENT_CHARS} of them different; make one with `faasnet secret`"
     )]
     Weak,
 }

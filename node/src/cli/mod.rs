@@ -14,9 +14,10 @@ mod terminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use faasnet::client::{self, Client, NodeUrl};
-use faasnet::config::Secret;
+use faasnet::config::{LogSettings, Problems, Secret};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -45,7 +46,7 @@ Examples:
 #[command(name = "faasnet", version, after_help = AFTER_HELP, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
-    log: log::LogArgs,
+    log: LogSettings,
     #[command(subcommand)]
     command: Command,
 }
@@ -100,6 +101,12 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        anyhow::Error::new(problems).into()
+    }
+}
+
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
         let exit = match error {
@@ -113,7 +120,8 @@ impl From<client::Error> for Failure {
 
 /// The whole process.
 pub(crate) fn main() -> ExitCode {
-    match Cli::parse().run() {
+    let cli = Cli::try_parse().unwrap_or_else(|error| name_variable(error).exit());
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { exit, error }) => {
             eprintln!("faasnet: {error:#}");
@@ -122,9 +130,32 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
+/// The error, with the environment variable where it is one that has the wrong value, and not the flag of that name.
+fn name_variable(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(shown)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let flag = shown.split([' ', '=', '[']).next().unwrap_or_default().to_owned();
+    if std::env::args().any(|argument| argument.starts_with(&flag)) {
+        return error;
+    }
+    let command = Cli::command();
+    let mut args =
+        command.get_subcommands().flat_map(clap::Command::get_arguments).chain(command.get_arguments());
+    let arg = args.find(|arg| arg.get_long() == flag.strip_prefix("--"));
+    if let Some(variable) = arg.and_then(|arg| arg.get_env()) {
+        let variable = ContextValue::String(variable.to_string_lossy().into_owned());
+        error.insert(ContextKind::InvalidArg, variable);
+    }
+    error
+}
+
 impl Cli {
     fn run(self) -> Result<(), Failure> {
-        self.log.start();
+        // A node's own configuration says what it logs.
+        if !matches!(self.command, Command::Node(_)) {
+            log::start(&self.log);
+        }
         // Those who only ask one node need no more than one thread.
         let mut runtime = match self.command {
             Command::Node(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
@@ -156,7 +187,6 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
     use clap::error::ErrorKind;
 
     use super::*;
@@ -166,17 +196,22 @@ mod tests {
         let mut command = Cli::command();
         command.clone().debug_assert();
         command.build();
+        check_help(&mut command);
+    }
+
+    fn check_help(command: &mut clap::Command) {
         for command in command.get_subcommands_mut() {
             let help = command.render_long_help().to_string();
             assert!(command.get_about().is_some(), "{}", command.get_name());
             let widest = help.lines().map(|line| line.chars().count()).max();
             assert!(widest <= Some(110), "{help}");
+            check_help(command);
         }
     }
 
     #[test]
     fn what_is_wrong_is_refused_with_a_reason() {
-        let rows: [(&[&str], ErrorKind, &str); 17] = [
+        let rows: [(&[&str], ErrorKind, &str); 21] = [
             (&[], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage: faasnet"),
             (&["serve"], ErrorKind::InvalidSubcommand, "serve"),
             (&["pull"], ErrorKind::MissingRequiredArgument, "<REF>"),
@@ -191,6 +226,10 @@ mod tests {
             (&["node", "--seed", "vm-1"], ErrorKind::ValueValidation, "HOST:PORT"),
             (&["node", "--http", "7401"], ErrorKind::ValueValidation, "invalid socket address"),
             (&["node", "--cluster", ""], ErrorKind::InvalidValue, "a value is required"),
+            (&["node", "--tag-ttl", "10"], ErrorKind::ValueValidation, "is no duration"),
+            (&["node", "--lazy=maybe"], ErrorKind::ValueValidation, "maybe"),
+            (&["node", "--origin", "r=ftp://x"], ErrorKind::ValueValidation, "is no URL of a registry"),
+            (&["node", "--secret", "x"], ErrorKind::UnknownArgument, "--secret-file"),
             (&["demo", "--nodes", "0"], ErrorKind::ValueValidation, "0 is not in"),
             (&["demo", "--origin-rate", "fast"], ErrorKind::ValueValidation, "is no size"),
             (&["--log", "faasnet=loud", "status"], ErrorKind::ValueValidation, "error parsing level filter"),
@@ -204,10 +243,12 @@ mod tests {
 
     #[test]
     fn what_is_right_is_taken() {
-        let rows: [&[&str]; 11] = [
+        let rows: [&[&str]; 13] = [
             &["secret"],
             &["node"],
             &["node", "--seed", "vm-1:7400,vm-2:7400", "--seed", "[::1]:7400"],
+            &["node", "--config", "/etc/f.toml", "--lazy", "--tag-ttl", "0", "--insecure-no-secret"],
+            &["node", "--lazy=no", "--origin", "quay.io,r.example=/srv/images", "--socket", "/run/f.sock"],
             &["node", "--log", "debug", "--log-format", "json"],
             &["--log", "warn,transfer=trace", "members", "--json"],
             &["pull", "alpine", "--platform", "linux/arm/v7", "--json", "--node", "vm-1:7401"],

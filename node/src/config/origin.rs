@@ -79,7 +79,7 @@ impl OriginConfig {
     /// The default time for which a tag stands for the same digest.
     pub const TAG_TTL: Duration = Duration::from_secs(10);
     /// The default for how many requests are open to an origin at once.
-    const MAX_REQUESTS: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+    pub(super) const MAX_REQUESTS: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
 
     /// The registry that goes by this name, with defaults throughout.
     pub fn named(name: impl Into<String>) -> Self {
@@ -132,7 +132,7 @@ impl FromStr for OriginConfig {
 }
 
 /// Whether references can name a registry so.
-fn check_name(name: &str) -> Result<(), String> {
+pub(super) fn check_name(name: &str) -> Result<(), String> {
     match name {
         "index.docker.io" | "registry-1.docker.io" => {
             Err(format!("in references, {name} is called docker.io"))
@@ -143,7 +143,7 @@ fn check_name(name: &str) -> Result<(), String> {
 
 /// Whether this is a URL of a registry: a scheme, a host, perhaps a port, and nothing else. With a name and a password in
 /// it, it would be shown wherever it is.
-fn check_url(url: &str) -> Result<(), String> {
+pub(super) fn check_url(url: &str) -> Result<(), String> {
     let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let good = host.is_some_and(|host| check_registry(host.trim_end_matches('/')).is_ok());
     match host {

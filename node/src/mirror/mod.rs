@@ -92,7 +92,7 @@ fn locate(node: &Node, rest: &str, ns: Option<&str>) -> Result<(Reference, Wante
     let (Some(last), Some(kind), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(unknown(format!("/v2/{rest} is no manifest and no blob")));
     };
-    let (registry, repository) = name_origin(name, ns, node.default_registry());
+    let (registry, repository) = name_origin(name, ns, node.config().default_registry());
     let selector = match last.parse::<Digest>() {
         Ok(digest) => Selector::Digest(digest),
         Err(error) if kind == "blobs" || last.contains(':') => {
