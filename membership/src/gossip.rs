@@ -14,6 +14,7 @@ use chitchat::{
 };
 use parking_lot::Mutex;
 
+use crate::counters::Messages;
 use crate::hold::{Hold, MAX_HOLDS, is_name};
 use crate::id::{FunctionId, NodeId};
 use crate::link::{Incoming, Link};
@@ -48,6 +49,7 @@ pub(crate) struct Gossip {
     me: NodeId,
     incarnation: u64,
     handle: ChitchatHandle,
+    messages: Arc<Messages>,
     /// Members as last read, so that only those whose state has changed are read again.
     read: Mutex<BTreeMap<NodeId, (u64, Arc<Member>)>>,
 }
@@ -82,15 +84,21 @@ impl Gossip {
             (VERSION_KEY.to_owned(), config.version.clone()),
         ];
         let transport = LinkTransport::new(link, config.addr, incoming);
+        let messages = transport.messages();
         let handle = spawn_chitchat(chitchat_config, state, &transport).await?;
         let (me, incarnation) = (config.node.clone(), config.incarnation);
-        Ok(Self { me, incarnation, handle, read: Mutex::default() })
+        Ok(Self { me, incarnation, handle, messages, read: Mutex::default() })
     }
 
     /// Gossips with whoever listens at `addr`, known or not.
     pub(crate) fn with(&self, addr: SocketAddr) {
         // Fails only once chitchat has stopped, and then nobody is to be gossiped with.
         let _ = self.handle.gossip(addr);
+    }
+
+    /// What became of the messages sent so far.
+    pub(crate) fn messages(&self) -> &Messages {
+        &self.messages
     }
 
     pub(crate) async fn publish(&self, function: FunctionId, participation: Participation) {

@@ -4,12 +4,13 @@
 //!
 //! Deciding (pure: no sockets, no clock, no randomness of their own): [`id`], [`stamp`], [`tree`], [`view`], [`hold`],
 //! [`rendezvous`], [`greeter`], [`suspicion`], [`wire`].
-//! Doing: [`membership`] with `joining`, `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`]
-//! and the [`link`] that a network must offer.
+//! Doing: [`membership`] with `joining`, `gossip`, `transport`, `envelope`, `seeds`, `control` and `probe` behind it; [`codec`], [`clock`],
+//! [`counters`] and the [`link`] that a network must offer.
 
 pub mod clock;
 pub mod codec;
 mod control;
+pub mod counters;
 mod envelope;
 mod gossip;
 pub mod greeter;

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::WallClock;
 use crate::control::{self, ask};
+use crate::counters::Counts;
 use crate::gossip::Gossip;
 use crate::greeter::{Greeter, Joiner};
 use crate::hold::{self, Hold};
@@ -176,6 +177,11 @@ impl Membership {
 
     pub(crate) fn link(&self) -> &dyn Link {
         self.inner.link.as_ref()
+    }
+
+    /// What it has said and whom it has suspected so far.
+    pub fn counts(&self) -> Counts {
+        self.inner.gossip.messages().read(self.inner.suspicion.lock().counts())
     }
 
     /// The live members, kept up to date.

@@ -63,6 +63,28 @@ pub enum Verdict {
     Dead,
 }
 
+/// What became of suspicions so far. Those that are still open have only been raised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Members that became suspect.
+    pub raised: u64,
+    /// Suspects that turned out to be alive.
+    pub refuted: u64,
+    /// Suspects that were given up.
+    pub confirmed: u64,
+}
+
+impl Counts {
+    fn note(&mut self, before: Verdict, after: Verdict) {
+        match (before, after) {
+            (Verdict::Alive, Verdict::Suspect) => self.raised += 1,
+            (Verdict::Suspect, Verdict::Alive) => self.refuted += 1,
+            (Verdict::Suspect, Verdict::Dead) => self.confirmed += 1,
+            _ => {}
+        }
+    }
+}
+
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
@@ -110,12 +132,13 @@ const HEARTBEATS_TO_RETURN: u64 = 3;
 pub struct Suspicion {
     config: Config,
     nodes: BTreeMap<NodeId, Entry>,
+    counts: Counts,
 }
 
 impl Suspicion {
     /// Nobody known yet.
     pub fn new(config: Config) -> Self {
-        Self { config, nodes: BTreeMap::new() }
+        Self { config, nodes: BTreeMap::new(), counts: Counts::default() }
     }
 
     /// Takes what gossip says of everybody at `now` and returns whom to probe. Nodes that gossip no longer knows are
@@ -131,6 +154,7 @@ impl Suspicion {
                 // Its state may be an old one, handed on by others: it lives once its heart is seen to beat.
                 state: State::Dead { heartbeat: sighting.heartbeat },
             });
+            let before = entry.state.verdict();
             if sighting.incarnation > entry.incarnation {
                 *entry = Entry {
                     incarnation: sighting.incarnation,
@@ -145,6 +169,7 @@ impl Suspicion {
             }
             let silent = !sighting.regular && now >= entry.heard + self.config.silence;
             actions.extend(entry.step(&self.config, now, node, silent));
+            self.counts.note(before, entry.state.verdict());
         }
         actions
     }
@@ -155,6 +180,7 @@ impl Suspicion {
         let entry = self.nodes.get_mut(node)?;
         let State::Alive { .. } = entry.state else { return None };
         entry.state = State::Direct { until: now + self.config.direct_timeout, heartbeat: entry.heartbeat };
+        self.counts.note(Verdict::Alive, Verdict::Suspect);
         Some(Action::Probe(node.clone()))
     }
 
@@ -163,6 +189,7 @@ impl Suspicion {
         let Some(entry) = self.nodes.get_mut(node) else { return };
         // A newer incarnation than gossip's is left for gossip to bring, with the heartbeats that belong to it.
         if incarnation >= entry.incarnation {
+            self.counts.note(entry.state.verdict(), Verdict::Alive);
             entry.state = State::Alive { probe_after: now + self.config.recheck };
         }
     }
@@ -176,10 +203,21 @@ impl Suspicion {
 
     /// What we hold of a node.
     pub fn verdict(&self, node: &NodeId) -> Verdict {
-        match self.nodes.get(node).map(|entry| entry.state) {
-            Some(State::Alive { .. }) => Verdict::Alive,
-            Some(State::Direct { .. } | State::Indirect { .. }) => Verdict::Suspect,
-            Some(State::Dead { .. }) | None => Verdict::Dead,
+        self.nodes.get(node).map_or(Verdict::Dead, |entry| entry.state.verdict())
+    }
+
+    /// What became of suspicions so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+impl State {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Alive { .. } => Verdict::Alive,
+            Self::Direct { .. } | Self::Indirect { .. } => Verdict::Suspect,
+            Self::Dead { .. } => Verdict::Dead,
         }
     }
 }
@@ -338,6 +376,34 @@ mod tests {
         stage.sighting.heartbeat += HEARTBEATS_TO_RETURN;
         stage.after(100, true);
         assert_eq!(stage.verdict(), Verdict::Alive);
+    }
+
+    #[test]
+    fn it_is_counted_what_became_of_suspicions() {
+        let mut stage = Stage::alive();
+        let count = |stage: &Stage| {
+            let Counts { raised, refuted, confirmed } = stage.suspicion.counts();
+            (raised, refuted, confirmed)
+        };
+        assert_eq!(count(&stage), (0, 0, 0), "a first sight is no refutation");
+        stage.after(1500, false);
+        assert_eq!(count(&stage), (1, 0, 0), "silence");
+        stage.suspicion.answered(stage.now, &node(), 1);
+        stage.suspicion.answered(stage.now, &node(), 1);
+        assert_eq!(count(&stage), (1, 1, 0), "an answer, once");
+        stage.suspicion.suspect(stage.now, &node());
+        stage.suspicion.suspect(stage.now, &node());
+        assert_eq!(count(&stage), (2, 1, 0), "a broken connection, once");
+        stage.sighting.heartbeat += HEARTBEATS_TO_RETURN;
+        stage.after(100, true);
+        assert_eq!(count(&stage), (2, 2, 0), "heartbeats");
+        for wait in [1500, 1000, 1500] {
+            stage.after(wait, false);
+        }
+        assert_eq!(count(&stage), (3, 2, 1), "silence to the end");
+        stage.sighting = Sighting { incarnation: 2, heartbeat: 1, regular: true };
+        stage.after(100, true);
+        assert_eq!(count(&stage), (3, 2, 1), "who was given up and returns was not suspect");
     }
 
     #[test]

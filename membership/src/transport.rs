@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, warn};
 
+use crate::counters::Messages;
 use crate::envelope::{EnvelopeCodec, MAX_MESSAGE_BYTES};
 use crate::link::{Incoming, Link, Peer, Protocol, Stream};
 
@@ -42,12 +43,18 @@ pub(crate) struct LinkTransport {
     link: Arc<dyn Link>,
     local_addr: SocketAddr,
     incoming: Mutex<Option<Incoming>>,
+    messages: Arc<Messages>,
 }
 
 impl LinkTransport {
     /// Sends over `link`, of which this node's end is known to others as `local_addr`; receives from `incoming`.
     pub(crate) fn new(link: Arc<dyn Link>, local_addr: SocketAddr, incoming: Incoming) -> Self {
-        Self { link, local_addr, incoming: Mutex::new(Some(incoming)) }
+        Self { link, local_addr, incoming: Mutex::new(Some(incoming)), messages: Arc::default() }
+    }
+
+    /// What becomes of the messages that it sends.
+    pub(crate) fn messages(&self) -> Arc<Messages> {
+        self.messages.clone()
     }
 }
 
@@ -66,6 +73,7 @@ impl Transport for LinkTransport {
             local_addr: self.local_addr,
             encoder: EnvelopeCodec::open().await?,
             outboxes: Arc::default(),
+            messages: self.messages.clone(),
             inbox,
             _close: closed.clone().drop_guard(),
             closed,
@@ -79,6 +87,7 @@ struct LinkSocket {
     encoder: EnvelopeCodec,
     /// A destination is in here while a task of its own sends to it.
     outboxes: Arc<Mutex<BTreeMap<SocketAddr, VecDeque<Vec<u8>>>>>,
+    messages: Arc<Messages>,
     inbox: mpsc::Receiver<RecvOutcome>,
     /// Ends the tasks that send and receive.
     closed: CancellationToken,
@@ -98,6 +107,7 @@ impl Socket for LinkSocket {
             Err(error) => {
                 // An error from here would end chitchat for good; a message that is not sent is sent next round.
                 warn!(%to, "a gossip message was not encoded: {error:#}");
+                self.messages.failed();
                 return Ok(SendOutcome { num_bytes_sent: 0 });
             }
         };
@@ -107,11 +117,14 @@ impl Socket for LinkSocket {
             outbox.push_back(bytes);
             if outbox.len() > OUTBOX_PER_PEER {
                 outbox.pop_front();
+                self.messages.dropped();
             }
         } else if outboxes.len() < MAX_OUTBOXES {
             outboxes.insert(to, VecDeque::from([bytes]));
-            let drain = drain(self.link.clone(), to, self.outboxes.clone());
+            let drain = drain(self.link.clone(), to, self.outboxes.clone(), self.messages.clone());
             tokio::spawn(self.closed.clone().run_until_cancelled_owned(drain));
+        } else {
+            self.messages.dropped();
         }
         Ok(SendOutcome { num_bytes_sent })
     }
@@ -126,6 +139,7 @@ async fn drain(
     link: Arc<dyn Link>,
     to: SocketAddr,
     outboxes: Arc<Mutex<BTreeMap<SocketAddr, VecDeque<Vec<u8>>>>>,
+    messages: Arc<Messages>,
 ) {
     loop {
         let message = {
@@ -137,8 +151,12 @@ async fn drain(
             message
         };
         let sent = timeout(SEND_TIMEOUT, send_one(link.as_ref(), to, &message)).await;
-        if let Err(error) = sent.unwrap_or_else(|_| Err(anyhow!("timed out"))) {
-            debug!(%to, %error, "a gossip message was not sent");
+        match sent.unwrap_or_else(|_| Err(anyhow!("timed out"))) {
+            Ok(()) => messages.sent(),
+            Err(error) => {
+                debug!(%to, %error, "a gossip message was not sent");
+                messages.failed();
+            }
         }
     }
 }

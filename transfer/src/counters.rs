@@ -11,6 +11,7 @@ pub struct Counters {
     peer_bytes: AtomicU64,
     served_bytes: AtomicU64,
     wasted_bytes: AtomicU64,
+    verified_blocks: AtomicU64,
     refused_blocks: AtomicU64,
 }
 
@@ -25,6 +26,8 @@ pub struct Counts {
     pub served_bytes: u64,
     /// Block bytes received although they were held already.
     pub wasted_bytes: u64,
+    /// Blocks received from peers that matched their hash and were kept.
+    pub verified_blocks: u64,
     /// Blocks refused because they did not match their hash.
     pub refused_blocks: u64,
 }
@@ -34,7 +37,9 @@ impl Counters {
         self.origin_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// One block, which matched its hash.
     pub(crate) fn received_from_peer(&self, bytes: u64) {
+        self.verified_blocks.fetch_add(1, Ordering::Relaxed);
         self.peer_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -57,6 +62,7 @@ impl Counters {
             peer_bytes: self.peer_bytes.load(Ordering::Relaxed),
             served_bytes: self.served_bytes.load(Ordering::Relaxed),
             wasted_bytes: self.wasted_bytes.load(Ordering::Relaxed),
+            verified_blocks: self.verified_blocks.load(Ordering::Relaxed),
             refused_blocks: self.refused_blocks.load(Ordering::Relaxed),
         }
     }

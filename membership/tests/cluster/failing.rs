@@ -19,6 +19,13 @@ async fn a_silent_death_is_found_by_all_and_nobody_else_is_dropped() {
     time_passes(seconds(10)).await;
     assert_eq!(cluster.losses().len(), 15, "once by each: {:?}", cluster.losses());
     assert_eq!(cluster.lost(), [id(7)].into());
+    for node in cluster.nodes() {
+        let counts = node.counts();
+        assert!(counts.suspicions.confirmed == 1 && counts.suspicions.raised >= 1, "{counts:?}");
+        assert!(counts.messages_sent > 0, "{counts:?}");
+    }
+    let failed: u64 = cluster.nodes().map(|node| node.counts().messages_failed).sum();
+    assert!(failed > 0, "messages to the dead one are not read");
 }
 
 #[tokio::test(start_paused = true)]
