@@ -1,4 +1,4 @@
-//! Why a request to this node failed, in five kinds that every door (API, mirror, CLI) maps to its own codes.
+//! Why a request to this node failed, in six kinds that every door (API, mirror, CLI) maps to its own codes.
 
 use transfer::manifest::ManifestError;
 use transfer::origin::OriginError;
@@ -21,9 +21,12 @@ pub enum Error {
         /// The names of this node's origins.
         allowed: Vec<String>,
     },
-    /// It may be had later: an origin is down, or this node leaves.
+    /// It may be had later: an origin is down.
     #[error("{0}")]
     Unavailable(String),
+    /// This node has only just started, or leaves.
+    #[error("{0}")]
+    NotReady(&'static str),
     /// The request, or what the origin served, makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -57,8 +60,8 @@ impl From<Error> for DocumentReply {
             Error::Invalid(text) => Self::Invalid(text),
             Error::Denied(text) => Self::Denied(text),
             Error::Unavailable(text) => Self::Unavailable(text),
-            // The asker may have it among its own.
-            error @ Error::NotAllowed { .. } => Self::Unavailable(error.to_string()),
+            // The asker may do better.
+            error @ (Error::NotAllowed { .. } | Error::NotReady(_)) => Self::Unavailable(error.to_string()),
         }
     }
 }

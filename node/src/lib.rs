@@ -2,8 +2,8 @@
 //!
 //! [`node`] runs, as [`config`] tells it to: it wires `membership` and `transfer` to the network (`quic`, [`trust`]), and
 //! adds what an image is (`documents`, `provision`) and where it is from (`origins`, `pauses`). Container runtimes meet it in
-//! the `mirror`; people and schedulers over the [`api`], most of them through the [`client`]; [`render`] and [`units`] turn
-//! its answers into text. [`demo`] shows many nodes on one machine.
+//! the `mirror`; people and schedulers over the [`api`], most of them through the [`client`]; `http` lets all of them in,
+//! `metrics` tells Prometheus; [`render`] and [`units`] turn its answers into text. [`demo`] shows many nodes on one machine.
 
 pub mod api;
 pub mod client;
@@ -12,6 +12,7 @@ pub mod demo;
 mod documents;
 mod error;
 mod http;
+mod metrics;
 mod mirror;
 pub mod node;
 mod origins;

@@ -35,17 +35,18 @@ use crate::api;
 use crate::config::Config;
 use crate::documents::{Documents, Refreshed};
 pub use crate::error::Error;
-use crate::http;
+use crate::http::{self, Doors, Limits, Socket};
+use crate::metrics::{Metrics, Reading};
 use crate::origins::Origins;
 use crate::pauses;
 use crate::provision::{Function, Parts, Provisioner, State};
 use crate::quic::QuicLink;
-use crate::trust::Trust;
+use crate::trust::{Secret, Trust};
 
 /// How long a peer may take to state its request once its stream is open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a node that leaves waits for those it serves to move on.
+/// How long a node that leaves waits for those it serves: peers, to move on, and clients, to have their answers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// How long a request may wait for a node that has only just started.
@@ -67,6 +68,8 @@ struct Inner {
     origins: Arc<Origins>,
     documents: Arc<Documents>,
     provisioner: Arc<Provisioner>,
+    metrics: Arc<Metrics>,
+    doors: Doors,
     http_addr: SocketAddr,
     ready: watch::Sender<bool>,
     leaving: watch::Sender<bool>,
@@ -90,6 +93,7 @@ impl Node {
             )
         })?;
         let http_addr = http_listener.local_addr()?;
+        let socket = config.socket.as_deref().map(Socket::bind).transpose()?;
         let trust = Trust::new(id.clone(), &config.cluster, config.secret.as_ref())?;
         let (link, streams) = QuicLink::bind(config.listen(), trust)?;
         let addr = config.advertise(link.local_addr()?);
@@ -119,6 +123,7 @@ impl Node {
             expectations.clone(),
             leaving.subscribe(),
         ));
+        let metrics = Arc::new(Metrics::default());
         let as_link: Arc<dyn Link> = link.clone();
         let documents = Documents::open(
             &config.data,
@@ -139,6 +144,7 @@ impl Node {
             documents: documents.clone(),
             origins: origins.clone(),
             platform: config.platform.clone(),
+            metrics: metrics.clone(),
             stop: stop.clone(),
         })?;
         info!(node = %id, %addr, http = %http_addr, zone = %config.zone, "started");
@@ -153,6 +159,8 @@ impl Node {
                 origins,
                 documents,
                 provisioner,
+                doors: Doors::new(Limits::default(), metrics.clone(), stop.clone()),
+                metrics,
                 http_addr,
                 ready: watch::Sender::new(false),
                 leaving,
@@ -160,11 +168,19 @@ impl Node {
             }),
         };
         node.spawn(node.clone().answer_peers(streams.blocks));
-        node.spawn(http::serve(http_listener, node.clone()));
+        node.open_doors(http_listener, socket);
         node.spawn(node.clone().settle());
         let origins = node.inner.origins.clone();
         node.spawn(pauses::keep_in_step(node.inner.membership.clone(), move || origins.pauses()));
         Ok(node)
+    }
+
+    fn open_doors(&self, port: TcpListener, socket: Option<Socket>) {
+        let router = http::router(self.clone(), self.inner.metrics.clone());
+        if let Some(socket) = socket {
+            self.inner.doors.open_socket(socket, router.clone());
+        }
+        self.inner.doors.open_port(port, router);
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -227,8 +243,8 @@ impl Node {
         let mut ready = self.inner.ready.subscribe();
         match timeout(START_LIMIT, ready.wait_for(|ready| *ready)).await {
             Ok(Ok(_)) if !*self.inner.leaving.borrow() => Ok(()),
-            Ok(_) => Err(Error::Unavailable("this node is leaving".to_owned())),
-            Err(_) => Err(Error::Unavailable("this node is still starting".to_owned())),
+            Ok(_) => Err(Error::NotReady("this node is leaving")),
+            Err(_) => Err(Error::NotReady("this node is still starting")),
         }
     }
 
@@ -255,6 +271,11 @@ impl Node {
         // A node that has just started may be about to take up the function that the blob is of.
         self.ready().await?;
         self.inner.provisioner.blob(reference, digest).await
+    }
+
+    /// What those must show who change something through the API.
+    pub(crate) fn api_token(&self) -> Option<&Secret> {
+        self.inner.config.api_token.as_ref()
     }
 
     pub(crate) fn documents(&self) -> &Arc<Documents> {
@@ -318,6 +339,19 @@ impl Node {
             paused_ms: pauses::remaining_ms(&self.inner.origins.pauses()),
             stale_served: self.inner.documents.stale_served(),
         }
+    }
+
+    /// What Prometheus reads.
+    pub(crate) fn metrics_page(&self) -> String {
+        let reading = Reading {
+            status: self.status(),
+            members: self.members(),
+            functions: self.functions(),
+            gossip: self.inner.membership.counts(),
+            origins: self.inner.origins.readings(),
+            stale_documents: self.inner.documents.stale_served(),
+        };
+        self.inner.metrics.page(&reading)
     }
 
     /// The live members, by name.
@@ -409,26 +443,30 @@ impl Node {
         self.inner.membership.expelled().await
     }
 
-    /// Leaves the cluster: says so, lets those it serves move on, and stops. What it holds stays on disk. Says whether
-    /// all that it served had moved on in time.
+    /// Leaves the cluster: says so, takes no new clients, lets those it serves move on or have their answers, and stops.
+    /// What it holds stays on disk. Says whether all that it served were done in time.
     pub async fn shutdown(&self) -> bool {
         if self.inner.leaving.send_replace(true) {
             return true;
         }
         self.inner.membership.announce_leave().await;
-        let drained = async {
+        let children = async {
             while self.inner.server.active_streams() > 0 {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        let moved_on = timeout(DRAIN_LIMIT, drained).await.is_ok();
-        if !moved_on {
+        let (moved_on, answered) =
+            tokio::join!(timeout(DRAIN_LIMIT, children), timeout(DRAIN_LIMIT, self.inner.doors.close()));
+        if moved_on.is_err() {
             warn!("some children have not moved on in time");
+        }
+        if answered.is_err() {
+            warn!("some clients have not had their answers in time");
         }
         self.inner.stop.cancel();
         self.inner.membership.stop();
         self.inner.link.close().await;
-        moved_on
+        moved_on.is_ok() && answered.is_ok()
     }
 }
 

@@ -9,6 +9,7 @@ use transfer::origin::{Origin, RegistryConfig, RegistryOrigin, open_local};
 
 use crate::config::OriginConfig;
 use crate::error::Error;
+use crate::metrics::OriginReading;
 
 /// The origins of one node, by the name that references use.
 pub(crate) struct Origins {
@@ -57,5 +58,11 @@ impl Origins {
             registry: registry.to_owned(),
             allowed: self.by_name.keys().cloned().collect(),
         })
+    }
+
+    /// What a scrape reads of each.
+    pub(crate) fn readings(&self) -> Vec<OriginReading> {
+        let names = self.by_name.keys();
+        names.map(|name| OriginReading { origin: name.clone(), requests: Vec::new(), pause: None }).collect()
     }
 }

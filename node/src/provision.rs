@@ -31,6 +31,7 @@ use transfer::store::Store;
 
 use crate::documents::{Documents, write_whole};
 use crate::error::Error;
+use crate::metrics::Metrics;
 use crate::origins::Origins;
 
 /// Indexes within indexes that are followed to find an image. Real ones are one deep.
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) documents: Arc<Documents>,
     pub(crate) origins: Arc<Origins>,
     pub(crate) platform: Platform,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -251,10 +253,19 @@ impl Provisioner {
     }
 
     async fn run(self: Arc<Self>, function: Arc<Function>, record: Option<Record>) {
+        let was_ready = record.as_ref().is_some_and(|record| record.ready);
         let result = self.provision(&function, record).await;
         let (state, elapsed) = match result {
-            Ok(()) => (State::Ready, function.progress.borrow().started.elapsed()),
+            Ok(()) => {
+                let elapsed = function.progress.borrow().started.elapsed();
+                // What an earlier run had finished, and was found whole, is no provisioning.
+                if !was_ready || !function.progress().story().bytes.is_empty() {
+                    self.parts.metrics.provisioned(elapsed);
+                }
+                (State::Ready, elapsed)
+            }
             Err(error) => {
+                self.parts.metrics.provision_failed();
                 error!(function = %function.reference, %error, "provisioning failed");
                 self.parts.membership.withdraw(function.id).await;
                 (State::Failed(error), function.progress.borrow().started.elapsed())

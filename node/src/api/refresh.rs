@@ -2,16 +2,15 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 
-use super::server::Refusal;
+use super::problem::Refusal;
+use super::server::Sent;
 use super::{RefreshRequest, Refreshed};
 use crate::node::Node;
 
 pub(super) async fn refresh(
     State(node): State<Node>,
-    request: Result<Json<RefreshRequest>, JsonRejection>,
+    Sent(request): Sent<RefreshRequest>,
 ) -> Result<Json<Refreshed>, Refusal> {
-    let Json(request) = request?;
     Ok(Json(node.refresh(&request.reference).await?))
 }

@@ -174,11 +174,22 @@ pub struct TreeQuery {
     pub function: Option<FunctionId>,
 }
 
-/// The body of every answer that is not a success.
+/// The body of every answer that is not a success, as RFC 9457 has it: `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// Which kind of problem it is, for programs: `urn:faasnet:problem:...`, or `about:blank` where the status says it
+    /// all.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words. The same for all problems of a kind.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
     /// What failed and, where one can tell, what to do; for people.
-    pub error: String,
+    pub detail: String,
+    /// Where more is told of this very occurrence, as a path on the same node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
 }
 
 #[cfg(test)]

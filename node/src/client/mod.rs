@@ -1,22 +1,25 @@
 //! Asks a node over its HTTP API, for the command line and for tests.
 //!
 //! Owns the exchange and what its failures mean to a person. Owns no output and no retries: whoever asks sees at once
-//! that nobody answers. Plain HTTP only, as the API is served.
+//! that nobody answers. Plain HTTP only, as the API is served, over TCP or a Unix socket.
 
 mod sse;
+mod url;
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response, Url, header, redirect};
+use reqwest::{RequestBuilder, Response, Url, header, redirect};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::api::{
     Function, Member, Problem, ProvisionRequest, RefreshRequest, Refreshed, Status, Tree, TreeQuery,
 };
+use crate::trust::Secret;
+
+pub use url::{NodeUrl, NodeUrlError};
 
 /// For a connection. The node is on this machine or near it.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -72,41 +75,12 @@ pub enum Error {
     },
 }
 
-/// The HTTP address of a node: `http://HOST:PORT`, or `HOST:PORT` for short.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeUrl(Url);
-
-/// Text that is no address of a node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no node's address: it must read http://HOST:PORT, without a path")]
-pub struct NodeUrlError(String);
-
-impl FromStr for NodeUrl {
-    type Err = NodeUrlError;
-    fn from_str(text: &str) -> Result<Self, NodeUrlError> {
-        let refuse = || NodeUrlError(text.chars().take(200).collect());
-        let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = Url::parse(&full).map_err(|_| refuse())?;
-        let is_bare = url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if url.scheme() == "http" && url.has_host() && is_bare { Ok(Self(url)) } else { Err(refuse()) }
-    }
-}
-
-impl fmt::Display for NodeUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
-    }
-}
-
 /// Asks one node.
 #[derive(Debug, Clone)]
 pub struct Client {
     node: NodeUrl,
     http: reqwest::Client,
+    token: Option<Secret>,
 }
 
 impl Client {
@@ -120,15 +94,23 @@ impl Client {
                 .expect("ring supports the default TLS versions")
                 .with_root_certificates(rustls::RootCertStore::empty())
                 .with_no_client_auth();
-        let http = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_PATIENCE)
-            .user_agent(concat!("faasnet/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .expect("these settings do not contradict each other");
-        Self { node, http }
+            .user_agent(concat!("faasnet/", env!("CARGO_PKG_VERSION")));
+        let builder = match node.socket() {
+            Some(socket) => builder.unix_socket(socket),
+            None => builder,
+        };
+        let http = builder.build().expect("these settings do not contradict each other");
+        Self { node, http, token: None }
+    }
+
+    /// Shows this token with requests that change something, as the node's API token.
+    pub fn with_token(self, token: Option<Secret>) -> Self {
+        Self { token, ..self }
     }
 
     /// The node as a whole.
@@ -158,8 +140,16 @@ impl Client {
     /// Has the node ask the origin now what a tag stands for.
     pub async fn refresh(&self, request: &RefreshRequest) -> Result<Refreshed, Error> {
         let body = serde_json::to_vec(request).expect("names are valid JSON");
-        let request = self.http.post(self.url("refreshes")).header(header::CONTENT_TYPE, "application/json");
-        self.read(request.body(body)).await
+        self.read(self.change("refreshes").body(body)).await
+    }
+
+    /// A request that changes something, whose body is JSON.
+    fn change(&self, path: &str) -> RequestBuilder {
+        let request = self.http.post(self.url(path)).header(header::CONTENT_TYPE, "application/json");
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose()),
+            None => request,
+        }
     }
 
     /// Has the node provision a function and waits for the end, which is `ready` or `failed`. Tells `progress` whenever
@@ -170,12 +160,7 @@ impl Client {
         mut progress: impl FnMut(&Function),
     ) -> Result<Function, Error> {
         let body = serde_json::to_vec(request).expect("names and platforms are valid JSON");
-        let request = self
-            .http
-            .request(Method::POST, self.url("provisions"))
-            .header(header::ACCEPT, "text/event-stream")
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(body);
+        let request = self.change("provisions").header(header::ACCEPT, "text/event-stream").body(body);
         let mut response = self.send(request).await?;
         let mut parser = sse::Parser::default();
         while let Some(piece) = self.next_piece(&mut response).await? {
@@ -192,7 +177,7 @@ impl Client {
     }
 
     fn url(&self, path: &str) -> Url {
-        let mut url = self.node.0.clone();
+        let mut url = self.node.base();
         url.set_path(&format!("/api/v1/{path}"));
         url
     }
@@ -220,8 +205,8 @@ impl Client {
         }
         let body = self.read_body(response).await?;
         match serde_json::from_slice::<Problem>(&body) {
-            Ok(Problem { error: problem }) => {
-                Err(Error::Refused { node: self.node.clone(), status: status.as_u16(), problem })
+            Ok(Problem { detail, .. }) => {
+                Err(Error::Refused { node: self.node.clone(), status: status.as_u16(), problem: detail })
             }
             Err(_) => Err(self.garbled(format!("it answers with HTTP status {status}"))),
         }
@@ -266,7 +251,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use axum::Router;
-    use axum::http::StatusCode;
+    use axum::http::{HeaderMap, StatusCode};
     use axum::routing::{get, post};
     use tokio::net::TcpListener;
 
@@ -289,22 +274,41 @@ mod tests {
         (client.provision(&request, |function| seen.push(function.held_bytes)).await, seen)
     }
 
-    #[test]
-    fn nodes_are_named_by_http_addresses() {
-        let rows = [
-            ("http://127.0.0.1:7401", "http://127.0.0.1:7401"),
-            ("http://vm-1:7401/", "http://vm-1:7401"),
-            ("vm-1:7401", "http://vm-1:7401"),
-            ("[::1]:7401", "http://[::1]:7401"),
-        ];
-        for (text, expected) in rows {
-            assert_eq!(text.parse::<NodeUrl>().unwrap().to_string(), expected, "{text}");
-        }
-        for text in
-            ["", "https://vm-1", "http://", "http://a/b", "http://a?b", "http://a:b@c", "ftp://a", "a b"]
-        {
-            assert!(text.parse::<NodeUrl>().is_err(), "{text}");
-        }
+    #[tokio::test]
+    async fn a_token_is_shown_to_change_something_and_not_to_read() {
+        let token: Secret = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let shown = |headers: HeaderMap| async move {
+            let shown = headers.get(header::AUTHORIZATION).map(|shown| shown.to_str().unwrap().to_owned());
+            let detail = shown.unwrap_or_else(|| "nothing".into());
+            let problem = serde_json::json!({
+                "type": "about:blank", "title": "Teapot", "status": 418, "detail": detail,
+            });
+            (StatusCode::IM_A_TEAPOT, problem.to_string())
+        };
+        let routes =
+            Router::new().route("/api/v1/provisions", post(shown)).route("/api/v1/status", get(shown));
+        let (client, _) = serve(routes).await;
+        let request = ProvisionRequest { reference: "alpine".parse().unwrap(), platform: None };
+        let tell = |error: Error| error.to_string().lines().next().unwrap().to_owned();
+        assert_eq!(tell(client.provision(&request, |_| ()).await.unwrap_err()), "nothing");
+        let client = client.with_token(Some(token));
+        let told = tell(client.provision(&request, |_| ()).await.unwrap_err());
+        assert_eq!(told, "Bearer 0123456789abcdef0123456789abcdef");
+        assert_eq!(tell(client.status().await.unwrap_err()), "nothing");
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_will_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let node: NodeUrl = format!("unix:{}", path.display()).parse().unwrap();
+        let client = Client::new(node);
+        let error = client.members().await.unwrap_err().to_string();
+        assert!(error.contains(&format!("unix:{}: No such file", path.display())), "{error}");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let routes = Router::new().route("/api/v1/members", get(async || "[]"));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        assert_eq!(client.members().await.unwrap(), []);
     }
 
     #[tokio::test]
@@ -328,7 +332,10 @@ mod tests {
 
     #[tokio::test]
     async fn failures_name_the_node_and_the_next_step() {
-        let problem = || async { (StatusCode::NOT_FOUND, r#"{"error":"no such image"}"#) };
+        let problem = || async {
+            let body = r#"{"type":"about:blank","title":"Not Found","status":404,"detail":"no such image"}"#;
+            (StatusCode::NOT_FOUND, body)
+        };
         let routes = Router::new()
             .route("/api/v1/tree", get(problem))
             .route("/api/v1/members", get(async || "<html>"))

@@ -41,7 +41,7 @@ pub(super) fn not_served(unknown: &str, error: &Error) -> Response {
     let code = match error {
         Error::NotAllowed { .. } => "NAME_UNKNOWN",
         Error::Denied(_) => "DENIED",
-        Error::NotFound(_) | Error::Unavailable(_) | Error::Invalid(_) => unknown,
+        _ => unknown,
     };
     debug!(code, %error, "not served");
     refuse(StatusCode::NOT_FOUND, code, &error.to_string())
