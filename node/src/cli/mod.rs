@@ -10,6 +10,7 @@ mod node;
 mod pull;
 mod refresh;
 mod terminal;
+mod token;
 
 use std::process::ExitCode;
 
@@ -36,7 +37,8 @@ Examples:
 
   faasnet pull registry.example/app:v1               provision an image on this node
   faasnet tree registry.example/app:v1               who fetches it from whom
-  faasnet functions --node http://10.0.0.7:7401      what another node holds";
+  faasnet functions --node http://10.0.0.7:7401      what another node holds
+  faasnet status --node unix:/run/faasnet/faasnet.sock";
 
 /// Container images for bursts of small VMs, which serve each other.
 ///
@@ -71,7 +73,7 @@ enum Command {
 /// Which node to ask.
 #[derive(Debug, Args)]
 struct AskArgs {
-    /// The node to ask, by its HTTP address
+    /// The node to ask, by its HTTP address or its Unix socket (unix:/PATH)
     #[arg(long, env = "FAASNET_NODE", value_name = "URL", default_value = "http://127.0.0.1:7401")]
     node: NodeUrl,
 }
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_with_a_reason() {
-        let rows: [(&[&str], ErrorKind, &str); 21] = [
+        let rows: [(&[&str], ErrorKind, &str); 22] = [
             (&[], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage: faasnet"),
             (&["serve"], ErrorKind::InvalidSubcommand, "serve"),
             (&["pull"], ErrorKind::MissingRequiredArgument, "<REF>"),
@@ -222,6 +224,8 @@ mod tests {
             (&["tree", "sha256:12"], ErrorKind::ValueValidation, "is no sha256 digest"),
             (&["tree", "alpine", "--dot", "--json"], ErrorKind::ArgumentConflict, "--json"),
             (&["status", "--node", "https://vm-1:7401"], ErrorKind::ValueValidation, "http://HOST:PORT"),
+            (&["status", "--node", "unix:faasnet.sock"], ErrorKind::ValueValidation, "unix:/PATH"),
+            (&["status", "--token-file", "x"], ErrorKind::UnknownArgument, "--token-file"),
             (&["node", "--id", "VM 1"], ErrorKind::ValueValidation, "is no valid name"),
             (&["node", "--seed", "vm-1"], ErrorKind::ValueValidation, "HOST:PORT"),
             (&["node", "--http", "7401"], ErrorKind::ValueValidation, "invalid socket address"),
@@ -243,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_right_is_taken() {
-        let rows: [&[&str]; 13] = [
+        let rows: [&[&str]; 14] = [
             &["secret"],
             &["node"],
             &["node", "--seed", "vm-1:7400,vm-2:7400", "--seed", "[::1]:7400"],
@@ -253,6 +257,7 @@ mod tests {
             &["--log", "warn,transfer=trace", "members", "--json"],
             &["pull", "alpine", "--platform", "linux/arm/v7", "--json", "--node", "vm-1:7401"],
             &["refresh", "alpine:3", "--json", "--node", "vm-1:7401"],
+            &["pull", "alpine", "--token-file", "token", "--node", "unix:/run/faasnet/faasnet.sock"],
             &["tree", "alpine", "--dot"],
             &["functions", "--node", "http://[::1]:7401/"],
             &["demo"],
@@ -272,9 +277,11 @@ mod tests {
             (client::Error::Unreachable { node: node.clone(), reason: "x".into() }, 3),
             (client::Error::Interrupted { node: node.clone(), reason: "x".into() }, 1),
             (client::Error::Garbled { node: node.clone(), reason: "x".into() }, 1),
+            (refused(401), 4),
             (refused(404), 4),
             (refused(422), 4),
             (refused(502), 1),
+            (refused(503), 1),
         ];
         for (error, exit) in rows {
             let words = error.to_string();

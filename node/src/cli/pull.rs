@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use transfer::manifest::Platform;
 use transfer::reference::Reference;
 
-use super::{AskArgs, Failure, terminal};
+use super::token::ChangeArgs;
+use super::{Failure, terminal};
 
 /// Between lines of progress where there is no terminal: often enough to see that it goes on, seldom enough for a log.
 const LINE_PERIOD: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ pub(super) struct PullArgs {
     #[arg(value_name = "REF")]
     reference: Reference,
     #[command(flatten)]
-    ask: AskArgs,
+    change: ChangeArgs,
     /// Which image of a multi-platform index, such as linux/arm64 [default: the node's own]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
@@ -40,9 +41,10 @@ pub(super) struct PullArgs {
 }
 
 pub(super) async fn run(args: PullArgs) -> Result<(), Failure> {
+    let client = args.change.client()?;
     let request = ProvisionRequest { reference: args.reference, platform: args.platform };
     let mut progress = Progress::new();
-    let answer = args.ask.client().provision(&request, |function| progress.show(function)).await;
+    let answer = client.provision(&request, |function| progress.show(function)).await;
     progress.clear();
     let function = answer?;
     if args.json {

@@ -5,7 +5,8 @@ use faasnet::api::RefreshRequest;
 use faasnet::render;
 use transfer::reference::Reference;
 
-use super::{AskArgs, Failure, terminal};
+use super::token::ChangeArgs;
+use super::{Failure, terminal};
 
 /// Ask the origin now what a tag stands for, whatever its TTL
 ///
@@ -17,7 +18,7 @@ pub(super) struct RefreshArgs {
     #[arg(value_name = "REF")]
     reference: Reference,
     #[command(flatten)]
-    ask: AskArgs,
+    change: ChangeArgs,
     /// Print the API's answer as it is
     #[arg(long)]
     json: bool,
@@ -25,7 +26,7 @@ pub(super) struct RefreshArgs {
 
 pub(super) async fn run(args: RefreshArgs) -> Result<(), Failure> {
     let request = RefreshRequest { reference: args.reference };
-    let refreshed = args.ask.client().refresh(&request).await?;
+    let refreshed = args.change.client()?.refresh(&request).await?;
     if args.json {
         return Ok(terminal::print_json(&refreshed)?);
     }
