@@ -4,6 +4,7 @@
 //! a [`faasnet::config::Config`], or ask a node through [`faasnet::client`] and have [`faasnet::render`] write it down.
 
 mod ask;
+mod config;
 mod demo;
 mod log;
 mod node;
@@ -34,6 +35,7 @@ Examples:
   faasnet secret > cluster.secret                    a secret for a new cluster; copy it to each VM
   faasnet node --secret-file cluster.secret          the first node
   faasnet node --secret-file cluster.secret --seed 10.0.0.1:7400
+  faasnet config example > faasnet.toml              the same and more in a file, for `faasnet node --config`
 
   faasnet pull registry.example/app:v1               provision an image on this node
   faasnet tree registry.example/app:v1               who fetches it from whom
@@ -62,6 +64,7 @@ enum Command {
     Members(ask::MembersArgs),
     Functions(ask::FunctionsArgs),
     Tree(ask::TreeArgs),
+    Config(config::ConfigArgs),
     /// Print a new cluster secret, alone on standard output
     ///
     /// Every node of a cluster needs the same one, through FAASNET_CLUSTER_SECRET or `faasnet node --secret-file`.
@@ -181,6 +184,7 @@ impl Command {
             Self::Members(args) => ask::members(args).await,
             Self::Functions(args) => ask::functions(args).await,
             Self::Tree(args) => ask::tree(args).await,
+            Self::Config(args) => config::run(args),
             Self::Secret => Ok(terminal::print(&format!("{}\n", Secret::generate().expose()))?),
             Self::Demo(args) => demo::run(args).await,
         }
@@ -213,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_with_a_reason() {
-        let rows: [(&[&str], ErrorKind, &str); 22] = [
+        let rows: [(&[&str], ErrorKind, &str); 27] = [
             (&[], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "Usage: faasnet"),
             (&["serve"], ErrorKind::InvalidSubcommand, "serve"),
             (&["pull"], ErrorKind::MissingRequiredArgument, "<REF>"),
@@ -234,6 +238,10 @@ mod tests {
             (&["node", "--lazy=maybe"], ErrorKind::ValueValidation, "maybe"),
             (&["node", "--origin", "r=ftp://x"], ErrorKind::ValueValidation, "is no URL of a registry"),
             (&["node", "--secret", "x"], ErrorKind::UnknownArgument, "--secret-file"),
+            (&["config"], ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, "faasnet config"),
+            (&["config", "chekc"], ErrorKind::InvalidSubcommand, "check"),
+            (&["config", "show", "--zone", "A B"], ErrorKind::ValueValidation, "is no valid name"),
+            (&["config", "example", "--json"], ErrorKind::UnknownArgument, "--json"),
             (&["demo", "--nodes", "0"], ErrorKind::ValueValidation, "0 is not in"),
             (&["demo", "--origin-rate", "fast"], ErrorKind::ValueValidation, "is no size"),
             (&["--log", "faasnet=loud", "status"], ErrorKind::ValueValidation, "error parsing level filter"),
@@ -247,12 +255,16 @@ mod tests {
 
     #[test]
     fn what_is_right_is_taken() {
-        let rows: [&[&str]; 14] = [
+        let rows: [&[&str]; 18] = [
             &["secret"],
             &["node"],
             &["node", "--seed", "vm-1:7400,vm-2:7400", "--seed", "[::1]:7400"],
             &["node", "--config", "/etc/f.toml", "--lazy", "--tag-ttl", "0", "--insecure-no-secret"],
             &["node", "--lazy=no", "--origin", "quay.io,r.example=/srv/images", "--socket", "/run/f.sock"],
+            &["config", "check", "--config", "f.toml", "--json"],
+            &["config", "check", "--seed", "a:1"],
+            &["config", "show", "--json", "--log", "info", "--zone", "a"],
+            &["config", "example"],
             &["node", "--log", "debug", "--log-format", "json"],
             &["--log", "warn,transfer=trace", "members", "--json"],
             &["pull", "alpine", "--platform", "linux/arm/v7", "--json", "--node", "vm-1:7401"],

@@ -3,7 +3,7 @@
 //! [`Config`] is what the rest of the node sees: plain data. How it comes about is read from top to bottom: `settings` and
 //! `origin_settings` define what can be set; `schema` makes keys of the file of them; `file` reads one; [`Given`] lays
 //! the file below flags and environment; `assemble` makes a [`Config`] of what came out, or tells what is wrong.
-//! `show` writes down what is set.
+//! `show` and [`example`] write down what is set and what could be.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use transfer::manifest::Platform;
 use transfer::reference::DEFAULT_REGISTRY;
 
 mod assemble;
+mod example;
 mod file;
 mod files;
 mod given;
@@ -28,6 +29,7 @@ mod show;
 mod surroundings;
 
 pub use crate::trust::Secret;
+pub use example::example;
 pub use given::{Given, Resolved};
 pub use log::{LogFilter, LogFormat, LogSettings};
 pub use origin::{ClientCertificate, CredentialsConfig, OriginConfig, PUBLIC_REGISTRIES};

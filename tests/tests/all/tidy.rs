@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "membership/src/view.rs",
     "membership/src/wire.rs",
     "node/src/api/types.rs",
+    "node/src/config/example.rs",
     "node/src/config/file.rs",
     "node/src/config/problem.rs",
     "node/src/config/schema.rs",
