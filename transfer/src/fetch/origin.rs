@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
 use tracing::{debug, info};
 
 use super::goal::Goal;
@@ -58,6 +59,17 @@ struct AtOrigin<'a> {
     blob: &'a Arc<Blob>,
     /// The block that the read in order is at.
     at: AtomicU32,
+    /// The blocks that are being read aside.
+    aside: Mutex<BlockSet>,
+}
+
+impl AtOrigin<'_> {
+    /// The first blocks in a row that are neither held nor being read aside.
+    fn left(&self) -> Option<Range<u32>> {
+        let mut left = self.blob.lacking();
+        left.subtract(&self.aside.lock());
+        left.ranges(1).pop()
+    }
 }
 
 impl Job {
@@ -68,7 +80,13 @@ impl Job {
         };
         let blob = goal.blob;
         debug!(blob = %blob.digest(), "fetching from the origin");
-        let source = AtOrigin { origin: origin.as_ref(), repository, blob, at: AtomicU32::new(NOWHERE) };
+        let source = AtOrigin {
+            origin: origin.as_ref(),
+            repository,
+            blob,
+            at: AtomicU32::new(NOWHERE),
+            aside: Mutex::new(BlockSet::empty(blocks::count(blob.size()))),
+        };
         let read = tokio::select! {
             // In order first, so that the other knows where it is.
             biased;
@@ -94,7 +112,13 @@ impl Job {
     /// Once the whole blob is to come, reads it from front to back.
     async fn read_in_order(&self, source: &AtOrigin<'_>, mut goal: Goal<'_>) -> Result<(), Ended> {
         goal.whole().await;
-        while let Some(range) = source.blob.missing(1).pop() {
+        let mut changes = source.blob.changes();
+        while source.blob.first_missing(0).is_some() {
+            let Some(range) = source.left() else {
+                // What is being read aside is all that is left.
+                changes.next().await;
+                continue;
+            };
             source.at.store(range.start, Ordering::Relaxed);
             self.read(source, range, |index| {
                 source.at.store(index, Ordering::Relaxed);
@@ -110,25 +134,25 @@ impl Job {
     /// in order and nobody waits any more.
     async fn read_aside(&self, source: &AtOrigin<'_>, mut goal: Goal<'_>) -> Result<(), Ended> {
         let mut reads = FuturesUnordered::new();
-        let mut coming = BlockSet::empty(blocks::count(source.blob.size()));
         loop {
             let mut lacking = if goal.is_whole() { goal.lacking().0 } else { goal.lacking().1 };
             if reads.is_empty() && lacking.is_empty() && !goal.is_whole() {
                 return Ok(());
             }
-            lacking.subtract(&coming);
+            lacking.subtract(&source.aside.lock());
             let at = source.at.load(Ordering::Relaxed);
             lacking.subtract(&BlockSet::from_ranges(lacking.count(), &[at..at.saturating_add(AHEAD)]));
             if let Some(run) = lacking.ranges(1).pop().filter(|_| reads.len() < MAX_ASIDE) {
                 let run = run.start..run.end.min(run.start + MAX_RUN);
-                coming.add(std::slice::from_ref(&run));
+                source.aside.lock().add(std::slice::from_ref(&run));
                 reads.push(self.read(source, run.clone(), |_| true).map(|read| read.map(|()| run)));
                 continue;
             }
             tokio::select! {
                 Some(read) = reads.next() => {
-                    let come = BlockSet::from_ranges(coming.count(), &[read?]);
-                    coming.subtract(&come);
+                    let mut aside = source.aside.lock();
+                    let come = BlockSet::from_ranges(aside.count(), &[read?]);
+                    aside.subtract(&come);
                 }
                 () = goal.changed() => {}
             }

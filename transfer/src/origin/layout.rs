@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
+use super::listing::{self, Answered, Listing};
 use super::{BlobStream, MAX_CHUNK_BYTES, Origin, OriginError, Place, archive, invalid};
 use crate::digest::Digest;
 use crate::manifest::{Document, MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES};
@@ -156,6 +157,18 @@ impl Origin for LayoutOrigin {
             Ok(Some((chunk, (file, left, place))))
         })))
     }
+
+    /// The tags of the whole layout: what does not name its repository stands for any. Referrers are not kept track of.
+    async fn list(&self, repository: &str, listing: &Listing, query: &str) -> Result<Answered, OriginError> {
+        let place = self.place(repository, format!("{listing}"));
+        let Listing::Tags = listing else {
+            let reason = "layouts keep no list of what refers to a manifest".to_owned();
+            return Err(OriginError::NotFound { place, reason });
+        };
+        let entries = self.entries(&place).await?;
+        let tags: BTreeSet<String> = entries.iter().filter_map(|entry| entry.tag_in(repository)).collect();
+        Ok(listing::page_of_tags(repository, &tags, query))
+    }
 }
 
 /// `index.json`, as far as it says which images there are.
@@ -180,6 +193,21 @@ impl Entry {
             let reference = name.parse::<Reference>().ok().filter(|_| is_whole);
             reference.is_some_and(|named| named.repository() == repository && named.tag() == Some(tag))
         })
+    }
+
+    /// The tag by which it can be asked for in `repository`.
+    fn tag_in(&self, repository: &str) -> Option<String> {
+        let names = [IMAGE_NAME, REF_NAME].iter().filter_map(|key| self.annotations.get(*key));
+        names
+            .filter_map(|name| match name.contains(['/', ':']) {
+                true => {
+                    let named =
+                        name.parse::<Reference>().ok().filter(|named| named.repository() == repository)?;
+                    named.tag().map(str::to_owned)
+                }
+                false => Some(name.clone()),
+            })
+            .next()
     }
 
     fn has_tag(&self, tag: &str) -> bool {

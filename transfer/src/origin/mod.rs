@@ -1,14 +1,36 @@
 //! The backing store that an image comes from when no peer has it: a registry, or an OCI layout on disk.
 //!
 //! An origin hands out bytes. It checks documents against their digests, but not blobs, which are read in
-//! parts: their readers do. It keeps nothing and knows no peers. [`retry`] is pure.
+//! parts: their readers do. It keeps nothing and knows no peers.
+//!
+//! A registry, from the outside in: `registry` says who is asked in which order, `upstream` what one request is made of,
+//! `http` how it gets there and back. `authorizer` shows what `challenge` was read to ask for, which `token` gets and
+//! `credentials` pay for. `budget`, [`pause`] and `counts` are what all requests to an origin share. Pure: [`retry`],
+//! `challenge`, `docker_config`, `rate`, `reach`, `secret`.
 
+mod answer;
 mod archive;
+mod authorizer;
 mod blob;
+mod budget;
+mod challenge;
+mod counts;
+mod credentials;
+mod docker_config;
+mod http;
 mod layout;
+mod listing;
+mod location;
+mod lookup;
 pub mod pause;
+mod rate;
+mod reach;
 mod registry;
 pub mod retry;
+mod secret;
+mod tls;
+mod token;
+mod upstream;
 
 use std::fmt;
 use std::ops::Range;
@@ -23,8 +45,12 @@ use crate::digest::Digest;
 use crate::manifest::Document;
 use crate::reference::Selector;
 
+pub use counts::{OriginCounts, RequestCounts};
+pub use credentials::Credentials;
 pub use layout::{LayoutOrigin, open_local};
+pub use listing::{Answered, Listing, MAX_LISTING_BYTES};
 pub use registry::{RegistryConfig, RegistryOrigin, STALL};
+pub use tls::TlsConfig;
 
 /// The largest piece of a blob that a stream yields, so that a reader's buffers are bounded.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
@@ -52,6 +78,10 @@ pub trait Origin: Send + Sync + 'static {
         digest: &Digest,
         range: Range<u64>,
     ) -> Result<BlobStream, OriginError>;
+
+    /// One page of a list. `query` is that of a URL, as the specification has it, such as `n=100&last=v1`; what the
+    /// origin does not understand it passes over.
+    async fn list(&self, repository: &str, listing: &Listing, query: &str) -> Result<Answered, OriginError>;
 }
 
 /// What could not be had, and from where.
@@ -119,6 +149,16 @@ impl OriginError {
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
+    }
+
+    /// The same about another place.
+    fn at(mut self, another: &Place) -> Self {
+        let (Self::NotFound { place, .. }
+        | Self::Denied { place, .. }
+        | Self::Unavailable { place, .. }
+        | Self::Invalid { place, .. }) = &mut self;
+        place.clone_from(another);
+        self
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the tests are made of: bytes, an image, and an HTTP server that does as it is told.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,13 +9,15 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method, Response, StatusCode, Uri};
+use axum::serve::Listener;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::net::TcpListener;
 use transfer::digest::Digest;
 use transfer::manifest::{MAX_MANIFEST_BYTES, OCI_MANIFEST};
 use transfer::origin::retry::RetryPolicy;
-use transfer::origin::{BlobStream, MAX_CHUNK_BYTES, OriginError, RegistryConfig, RegistryOrigin};
+use transfer::origin::{BlobStream, MAX_CHUNK_BYTES, Origin, OriginError, RegistryConfig, RegistryOrigin};
+use transfer::reference::Selector;
 
 /// Bytes that do not repeat, so that one range cannot pass for another.
 pub(crate) fn pattern(len: usize) -> Bytes {
@@ -51,18 +54,42 @@ pub(crate) async fn collect(stream: Result<BlobStream, OriginError>) -> Result<V
 }
 
 /// Short bounds, so that tests wait for faults and for nothing else.
-pub(crate) const CONFIG: RegistryConfig = RegistryConfig {
-    plain_http: true,
-    connect_timeout: Duration::from_secs(2),
-    stall: Duration::from_millis(300),
-    document_timeout: Duration::from_secs(5),
-    retry: RetryPolicy {
-        tries: 3,
-        base: Duration::from_millis(1),
-        max_pause: Duration::from_millis(2),
-        max_retry_after: Duration::from_secs(1),
-    },
-};
+pub(crate) fn config() -> RegistryConfig {
+    RegistryConfig {
+        plain_http: true,
+        connect_timeout: Duration::from_secs(2),
+        stall: Duration::from_millis(300),
+        document_timeout: Duration::from_secs(5),
+        retry: RetryPolicy {
+            tries: 3,
+            base: Duration::from_millis(1),
+            max_pause: Duration::from_millis(2),
+            max_retry_after: Duration::from_secs(1),
+        },
+        ..RegistryConfig::default()
+    }
+}
+
+/// The tag that most tests ask for.
+pub(crate) fn tag() -> Selector {
+    Selector::Tag("v1".into())
+}
+
+/// The name of an error's variant: what callers act on.
+pub(crate) fn kind<T>(result: &Result<T, OriginError>) -> &'static str {
+    match result {
+        Ok(_) => "fine",
+        Err(OriginError::NotFound { .. }) => "not found",
+        Err(OriginError::Denied { .. }) => "denied",
+        Err(OriginError::Unavailable { .. }) => "unavailable",
+        Err(OriginError::Invalid { .. }) => "invalid",
+    }
+}
+
+/// All bytes of `range` of a blob.
+pub(crate) async fn read(origin: &RegistryOrigin, range: Range<usize>) -> Result<Vec<u8>, OriginError> {
+    collect(origin.blob("a/b", &Digest::of(b"whatever"), range.start as u64..range.end as u64).await).await
+}
 
 /// What the server saw of a request.
 #[derive(Debug, Clone)]
@@ -70,12 +97,18 @@ pub(crate) struct Seen {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Seen {
     /// The `Range` header, or nothing.
     pub(crate) fn range(&self) -> &str {
         self.headers.get("range").map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The `Authorization` header, or nothing.
+    pub(crate) fn authorization(&self) -> &str {
+        self.headers.get("authorization").map_or("", |value| value.to_str().unwrap())
     }
 
     /// The first and the last byte that the `Range` header asks for.
@@ -85,6 +118,10 @@ impl Seen {
     }
 }
 
+/// What a server answers to its nth request.
+pub(crate) trait Answers: Fn(usize, &Seen) -> Response<Body> + Send + Sync + 'static {}
+impl<F: Fn(usize, &Seen) -> Response<Body> + Send + Sync + 'static> Answers for F {}
+
 /// An HTTP server on a free port that answers the nth request as a function says.
 pub(crate) struct Server {
     pub(crate) address: String,
@@ -93,31 +130,57 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start(
-        answer: impl Fn(usize, &Seen) -> Response<Body> + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+    pub(crate) async fn start(answer: impl Answers) -> Self {
+        Self::start_on("127.0.0.1:0", answer).await
+    }
+
+    pub(crate) async fn start_on(address: &str, answer: impl Answers) -> Self {
+        Self::start_with(TcpListener::bind(address).await.unwrap(), answer)
+    }
+
+    pub(crate) fn start_with<L>(listener: L, answer: impl Answers) -> Self
+    where
+        L: Listener,
+        L::Addr: std::fmt::Debug,
+    {
+        let address = format!("{:?}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (record, count, answer) = (seen.clone(), AtomicUsize::new(0), Arc::new(answer));
-        let count = Arc::new(count);
+        let (record, answer) = (seen.clone(), Arc::new(answer));
+        let count = Arc::new(AtomicUsize::new(0));
         let router = axum::Router::new().fallback(move |request: Request| {
-            let (parts, _) = request.into_parts();
-            let request = Seen { method: parts.method, uri: parts.uri, headers: parts.headers };
-            record.lock().unwrap().push(request.clone());
-            let response = answer(count.fetch_add(1, Ordering::SeqCst), &request);
-            async move { response }
+            let (record, count, answer) = (record.clone(), count.clone(), answer.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+                let body = String::from_utf8(body.into()).unwrap();
+                let request = Seen { method: parts.method, uri: parts.uri, headers: parts.headers, body };
+                record.lock().unwrap().push(request.clone());
+                answer(count.fetch_add(1, Ordering::SeqCst), &request)
+            }
         });
         let task = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, seen, task }
     }
 
     pub(crate) fn origin(&self) -> RegistryOrigin {
-        RegistryOrigin::new(&self.address, CONFIG).unwrap()
+        self.origin_with(config())
+    }
+
+    pub(crate) fn origin_with(&self, config: RegistryConfig) -> RegistryOrigin {
+        RegistryOrigin::new(&self.address, config).unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
     }
 
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// The methods and paths of all requests, with their queries.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.seen().iter().map(|seen| format!("{} {}", seen.method, seen.uri)).collect()
     }
 
     pub(crate) fn ranges(&self) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use transfer::digest::Digest;
 use transfer::manifest::{Manifest, OCI_MANIFEST};
-use transfer::origin::{Origin, RegistryOrigin, open_local};
+use transfer::origin::{Credentials, Listing, Origin, RegistryConfig, RegistryOrigin, open_local};
 use transfer::reference::Selector;
 
 use crate::fixture::*;
@@ -83,12 +83,43 @@ async fn layouts_of_umoci_are_read() {
     assert_eq!(check(&open_local(Path::new(&image)).await.unwrap()).await, 1);
 }
 
-struct Registry(Child);
+/// Debian's registry on a free port.
+struct Registry {
+    child: Child,
+    address: String,
+}
+
+impl Registry {
+    /// `more` is appended to its configuration.
+    fn start(directory: &Path, more: &str) -> Self {
+        let config = directory.join("config.yml");
+        let storage = directory.join("storage");
+        let text = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n{more}",
+            storage.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let address = lines.find_map(|line| {
+            let rest = line.split_once("listening on ")?.1.to_owned();
+            Some(rest.split([' ', '"', ',']).next()?.to_owned())
+        });
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address: address.unwrap() }
+    }
+}
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
@@ -97,35 +128,48 @@ impl Drop for Registry {
 async fn a_real_registry_is_read() {
     let directory = TempDir::new().unwrap();
     layout(&directory.path().join("layout"));
-    let config = directory.path().join("config.yml");
-    let storage = directory.path().join("storage");
-    let text = format!(
-        "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
-        storage.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut child = Command::new("docker-registry")
-        .arg("serve")
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    let _registry = Registry(child);
-    let mut lines = log.lines().map(Result::unwrap);
-    let address = lines.find_map(|line| {
-        let rest = line.split_once("listening on ")?.1.to_owned();
-        Some(rest.split([' ', '"', ',']).next()?.to_owned())
-    });
-    let address = address.unwrap();
-    std::thread::spawn(move || lines.for_each(drop));
+    let registry = Registry::start(directory.path(), "");
     let from = format!("oci:{}:v1", directory.path().join("layout").display());
-    run("skopeo", &["copy", "--dest-tls-verify=false", &from, &format!("docker://{address}/library/x:v1")]);
-    let origin = RegistryOrigin::new(&address, CONFIG).unwrap();
+    let to = format!("docker://{}/library/x:v1", registry.address);
+    run("skopeo", &["copy", "--dest-tls-verify=false", &from, &to]);
+    let origin = RegistryOrigin::new(&registry.address, config()).unwrap();
     assert_eq!(check(&origin).await, 3);
     let absent = origin.manifest("library/x", &Selector::Tag("absent".into())).await.unwrap_err().to_string();
     assert!(absent.contains("not found: MANIFEST_UNKNOWN"), "{absent}");
     let absent = origin.blob("library/x", &Digest::of(b"absent"), 0..1).await.err().unwrap().to_string();
     assert!(absent.contains("not found: BLOB_UNKNOWN"), "{absent}");
+    let tags = origin.list("library/x", &Listing::Tags, "n=10").await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&tags.body).trim(), r#"{"name":"library/x","tags":["v1"]}"#);
+}
+
+#[tokio::test]
+#[ignore = "needs docker-registry, htpasswd and skopeo"]
+async fn a_real_registry_wants_a_password() {
+    let directory = TempDir::new().unwrap();
+    layout(&directory.path().join("layout"));
+    let users = directory.path().join("users");
+    run("htpasswd", &["-Bbc", &users.display().to_string(), "me", "hunter2"]);
+    let more = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
+    let registry = Registry::start(directory.path(), &more);
+    let from = format!("oci:{}:v1", directory.path().join("layout").display());
+    let to = format!("docker://{}/library/x:v1", registry.address);
+    run("skopeo", &["copy", "--dest-tls-verify=false", "--dest-creds", "me:hunter2", &from, &to]);
+
+    let password = directory.path().join("password");
+    let keyed = directory.path().join("config.json");
+    let auths = format!(r#"{{"auths":{{"{}":{{"username":"me","password":"hunter2"}}}}}}"#, registry.address);
+    std::fs::write(&keyed, auths).unwrap();
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let basic = Credentials::Basic { username: "me".into(), password_file: password.clone() };
+    for credentials in [basic.clone(), Credentials::DockerConfig(keyed)] {
+        let config = RegistryConfig { credentials: Some(credentials), ..config() };
+        let origin = RegistryOrigin::new(&registry.address, config).unwrap();
+        assert_eq!(check(&origin).await, 3);
+    }
+    std::fs::write(&password, "wrong").unwrap();
+    for credentials in [None, Some(basic)] {
+        let config = RegistryConfig { credentials, ..config() };
+        let origin = RegistryOrigin::new(&registry.address, config).unwrap();
+        assert_eq!(kind(&origin.manifest("library/x", &tag()).await), "denied");
+    }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use transfer::digest::Digest;
 use transfer::manifest::{Document, Manifest};
-use transfer::origin::{BlobStream, LayoutOrigin, OriginError, open_local};
+use transfer::origin::{Answered, BlobStream, LayoutOrigin, Listing, OriginError, open_local};
 use transfer::reference::{Reference, Selector};
 
 /// How long anything may take. Generous: machines are noisy, and this only bounds a failure.
@@ -235,7 +235,8 @@ impl Stage {
         self.scratch.path().join("image/blobs/sha256")
     }
 
-    fn blobs(&self) -> Vec<Digest> {
+    /// The image's configuration and layers.
+    pub(super) fn blobs(&self) -> Vec<Digest> {
         let bytes = std::fs::read(self.layout().join(self.image.manifest.hex())).unwrap();
         let document = Document::received(None, bytes.into()).unwrap();
         Manifest::parse(&document).unwrap().blobs().map(|blob| blob.digest).collect()
@@ -318,5 +319,9 @@ impl transfer::origin::Origin for FlipsABit {
             bytes[0] ^= 1;
             Ok(bytes.into())
         })))
+    }
+
+    async fn list(&self, repository: &str, listing: &Listing, query: &str) -> Result<Answered, OriginError> {
+        self.0.list(repository, listing, query).await
     }
 }
