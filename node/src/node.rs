@@ -26,13 +26,14 @@ use transfer::digest::Digest;
 use transfer::expectation::Expectations;
 use transfer::fetch::{Fetcher, Source};
 use transfer::manifest::Platform;
+use transfer::origin::Origin;
 use transfer::reference::Reference;
 use transfer::serve::Server;
 use transfer::store::Store;
 use transfer::wire::{MAX_REQUEST_BYTES, Request};
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Change, Config};
 use crate::documents::{Documents, Refreshed};
 pub use crate::error::Error;
 use crate::http::{self, Doors, Limits, Socket};
@@ -41,7 +42,7 @@ use crate::origins::Origins;
 use crate::pauses;
 use crate::provision::{Function, Parts, Provisioner, State};
 use crate::quic::QuicLink;
-use crate::trust::{Secret, Trust};
+use crate::trust::Trust;
 
 /// How long a peer may take to state its request once its stream is open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +60,8 @@ pub struct Node {
 }
 
 struct Inner {
-    config: Config,
+    /// As it is now; [`Node::reload`] changes it.
+    config: watch::Sender<Arc<Config>>,
     membership: Membership,
     link: Arc<QuicLink>,
     store: Arc<Store>,
@@ -135,19 +137,21 @@ impl Node {
         let documents = Arc::new(documents);
         let fetcher =
             Arc::new(Fetcher { membership: membership.clone(), link: as_link, counters: counters.clone() });
+        let (root, zone) = (config.data.clone(), config.zone.clone());
+        let config = watch::Sender::new(Arc::new(config));
         let provisioner = Provisioner::open(Parts {
-            root: config.data.clone(),
+            root,
             membership: membership.clone(),
             store: store.clone(),
             expectations,
             fetcher,
             documents: documents.clone(),
             origins: origins.clone(),
-            platform: config.platform.clone(),
+            config: config.subscribe(),
             metrics: metrics.clone(),
             stop: stop.clone(),
         })?;
-        info!(node = %id, %addr, http = %http_addr, zone = %config.zone, "started");
+        info!(node = %id, %addr, http = %http_addr, %zone, "started");
         let node = Self {
             inner: Arc::new(Inner {
                 config,
@@ -248,14 +252,28 @@ impl Node {
         }
     }
 
-    /// How it runs.
-    pub(crate) fn config(&self) -> &Config {
-        &self.inner.config
+    /// How it runs now.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.inner.config.borrow().clone()
+    }
+
+    /// Takes over what can change while a node runs, and says what is changed. What cannot stays as it was. On an error
+    /// everything does.
+    pub async fn reload(&self, new: Config) -> anyhow::Result<Vec<Change>> {
+        let (config, changes) = self.config().reloaded(new);
+        self.inner.origins.reload(&config.origins).await?;
+        self.inner.config.send_replace(Arc::new(config));
+        Ok(changes)
     }
 
     /// Refuses registries that are not among this node's origins.
     pub(crate) fn check_allowed(&self, registry: &str) -> Result<(), Error> {
         self.inner.origins.config(registry).map(|_| ())
+    }
+
+    /// The origin that a registry's name stands for.
+    pub(crate) fn origin(&self, registry: &str) -> Result<Arc<dyn Origin>, Error> {
+        self.inner.origins.get(registry)
     }
 
     /// Whether only what is read of that registry's images is fetched.
@@ -271,11 +289,6 @@ impl Node {
         // A node that has just started may be about to take up the function that the blob is of.
         self.ready().await?;
         self.inner.provisioner.blob(reference, digest).await
-    }
-
-    /// What those must show who change something through the API.
-    pub(crate) fn api_token(&self) -> Option<&Secret> {
-        self.inner.config.api_token.as_ref()
     }
 
     pub(crate) fn documents(&self) -> &Arc<Documents> {

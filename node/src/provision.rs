@@ -29,6 +29,7 @@ use transfer::manifest::{Descriptor, Document, Manifest, Platform, select};
 use transfer::reference::{Reference, Selector};
 use transfer::store::Store;
 
+use crate::config::Config;
 use crate::documents::{Documents, write_whole};
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -46,7 +47,7 @@ pub(crate) struct Parts {
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) documents: Arc<Documents>,
     pub(crate) origins: Arc<Origins>,
-    pub(crate) platform: Platform,
+    pub(crate) config: watch::Receiver<Arc<Config>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stop: CancellationToken,
 }
@@ -156,14 +157,14 @@ impl Provisioner {
         reference: &Reference,
         platform: Option<&Platform>,
     ) -> Result<Document, Error> {
-        let platform = platform.unwrap_or(&self.parts.platform);
+        let platform = platform.cloned().unwrap_or_else(|| self.parts.config.borrow().platform.clone());
         let mut reference = reference.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
             let document = self.parts.documents.get(&reference).await?.document;
             match Manifest::parse(&document)? {
                 Manifest::Image { .. } => return Ok(document),
                 Manifest::Index(entries) => {
-                    let digest = select(&entries, platform)
+                    let digest = select(&entries, &platform)
                         .map_err(|error| Error::NotFound(format!("{reference}: {error}")))?
                         .digest;
                     reference = Reference::new(

@@ -45,7 +45,7 @@ pub(super) async fn admit(
     next: Next,
 ) -> Result<Response, Refusal> {
     let door = request.extensions().get().copied().unwrap_or(Door::Network);
-    check(door, node.api_token(), request.headers())?;
+    check(door, node.config().api_token.as_ref(), request.headers())?;
     Ok(next.run(request).await)
 }
 

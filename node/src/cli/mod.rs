@@ -159,7 +159,7 @@ impl Cli {
     fn run(self) -> Result<(), Failure> {
         // A node's own configuration says what it logs.
         if !matches!(self.command, Command::Node(_)) {
-            log::start(&self.log);
+            log::Log::start(&self.log);
         }
         // Those who only ask one node need no more than one thread.
         let mut runtime = match self.command {

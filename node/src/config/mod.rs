@@ -3,7 +3,7 @@
 //! [`Config`] is what the rest of the node sees: plain data. How it comes about is read from top to bottom: `settings` and
 //! `origin_settings` define what can be set; `schema` makes keys of the file of them; `file` reads one; [`Given`] lays
 //! the file below flags and environment; `assemble` makes a [`Config`] of what came out, or tells what is wrong.
-//! `show` and [`example`] write down what is set and what could be.
+//! `show` and [`example`] write down what is set and what could be; `reload` says what a running node can take over.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ mod log;
 mod origin;
 mod origin_settings;
 mod problem;
+mod reload;
 mod schema;
 mod secrets;
 mod settings;
@@ -34,6 +35,7 @@ pub use given::{Given, Resolved};
 pub use log::{LogFilter, LogFormat, LogSettings};
 pub use origin::{ClientCertificate, CredentialsConfig, OriginConfig, PUBLIC_REGISTRIES};
 pub use problem::{Problem, Problems, Source};
+pub use reload::Change;
 pub use settings::Settings;
 pub use show::{Shown, Value};
 pub use surroundings::Surroundings;

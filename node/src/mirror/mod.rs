@@ -1,21 +1,23 @@
 //! The mirror that container runtimes see: the pull part of the OCI distribution API, on localhost.
 //!
 //! Names the origin by `?ns=` (containerd), by the first part of the path (podman, CRI-O), or by default. This module
-//! finds out what is asked for; `manifest` and `blob` answer.
+//! finds out what is asked for; `manifest`, `blob` and `listing` answer.
 
 mod answer;
 mod blob;
 mod conditions;
+mod listing;
 mod manifest;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 use transfer::digest::Digest;
+use transfer::origin::Listing;
 use transfer::reference::{Reference, Selector, check_registry};
 
 use self::answer::{not_served, refuse, with_version};
@@ -52,11 +54,12 @@ async fn pull(
     method: Method,
     Path(rest): Path<String>,
     Query(namespace): Query<Namespace>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     let response = match locate(&node, &rest, namespace.ns.as_deref()) {
         Ok((reference, wanted)) => match node.check_allowed(reference.registry()) {
-            Ok(()) => wanted.serve(&node, &method, &reference, &headers).await,
+            Ok(()) => wanted.serve(&node, &method, &reference, &uri, &headers).await,
             Err(error) => not_served("NAME_UNKNOWN", &error),
         },
         Err(refused) => *refused,
@@ -68,6 +71,7 @@ async fn pull(
 enum Wanted {
     Manifest,
     Blob(Digest),
+    List(Listing),
 }
 
 impl Wanted {
@@ -76,26 +80,29 @@ impl Wanted {
         node: &Node,
         method: &Method,
         reference: &Reference,
+        uri: &Uri,
         headers: &HeaderMap,
     ) -> Response {
         match self {
             Self::Manifest => manifest::serve(node, method, reference, headers).await,
             Self::Blob(digest) => blob::serve(node, method, reference, digest, headers).await,
+            Self::List(list) => listing::serve(node, method, reference, &list, uri).await,
         }
     }
 }
 
-/// Reads `<name>/manifests/<reference>` or `<name>/blobs/<digest>`.
+/// Reads `<name>/manifests/<reference>`, `<name>/blobs/<digest>`, `<name>/tags/list` or `<name>/referrers/<digest>`.
 fn locate(node: &Node, rest: &str, ns: Option<&str>) -> Result<(Reference, Wanted), Box<Response>> {
     let unknown = |text: String| Box::new(refuse(StatusCode::NOT_FOUND, "NAME_UNKNOWN", &text));
     let mut parts = rest.rsplitn(3, '/');
     let (Some(last), Some(kind), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(unknown(format!("/v2/{rest} is no manifest and no blob")));
+        return Err(unknown(format!("/v2/{rest} names nothing that a registry has")));
     };
-    let (registry, repository) = name_origin(name, ns, node.config().default_registry());
+    let config = node.config();
+    let (registry, repository) = name_origin(name, ns, config.default_registry());
     let selector = match last.parse::<Digest>() {
         Ok(digest) => Selector::Digest(digest),
-        Err(error) if kind == "blobs" || last.contains(':') => {
+        Err(error) if ["blobs", "referrers"].contains(&kind) || last.contains(':') => {
             return Err(Box::new(refuse(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &error.to_string())));
         }
         Err(_) => Selector::Tag(last.to_owned()),
@@ -105,7 +112,9 @@ fn locate(node: &Node, rest: &str, ns: Option<&str>) -> Result<(Reference, Wante
     match (kind, selector) {
         ("manifests", _) => Ok((reference, Wanted::Manifest)),
         ("blobs", Selector::Digest(digest)) => Ok((reference, Wanted::Blob(digest))),
-        _ => Err(unknown(format!("/v2/{rest} is no manifest and no blob"))),
+        ("referrers", Selector::Digest(digest)) => Ok((reference, Wanted::List(Listing::Referrers(digest)))),
+        ("tags", Selector::Tag(list)) if list == "list" => Ok((reference, Wanted::List(Listing::Tags))),
+        _ => Err(unknown(format!("/v2/{rest} names nothing that a registry has"))),
     }
 }
 

@@ -119,7 +119,8 @@ async fn an_answer_under_way_comes_out_before_the_node_ends() {
         StatusCode::NOT_FOUND
     };
     tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
-    let node = start(Config { origins: vec![origin], ..stage.config("n1") }).await;
+    let config = Config { origins: vec![origin], default_origin: None, ..stage.config("n1") };
+    let node = start(config).await;
 
     let client = node.clone();
     let order = Request::post("/api/v1/provisions", r#"{"reference":"slow.example/app"}"#);

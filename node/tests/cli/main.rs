@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
 mod config;
+mod reload;
 mod stage;

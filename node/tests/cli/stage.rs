@@ -1,7 +1,17 @@
 //! A directory with a configuration file, and the program run in it.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long anything may take that has to happen. What takes longer than this on the busiest of machines hangs.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// An empty home, and the file `faasnet.toml` in it.
 pub(crate) struct Stage {
@@ -46,5 +56,82 @@ impl Stage {
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
+    }
+
+    /// Starts a node with its file, on free ports, and waits until it listens.
+    pub(crate) fn start(&self) -> Running {
+        let flags = "node --config faasnet.toml --data data --listen 127.0.0.1:0 --http 127.0.0.1:0";
+        let mut child = self.command(&flags.split(' ').collect::<Vec<_>>(), &[]).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, kept) = (child.stderr.take().unwrap(), log.clone());
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                *kept.lock().unwrap() += &(line + "\n");
+            }
+        });
+        let mut greeting = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
+        let address = greeting.trim().rsplit_once("http://").map(|(_, address)| address.parse());
+        let Some(Ok(http)) = address else { panic!("{greeting}{}", log.lock().unwrap()) };
+        Running { child, http, log, read: 0 }
+    }
+}
+
+/// A running node.
+pub(crate) struct Running {
+    child: Child,
+    http: SocketAddr,
+    log: Arc<Mutex<String>>,
+    read: usize,
+}
+
+impl Running {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// What it logs from here on, up to this text.
+    pub(crate) fn log_until(&mut self, text: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(at) = log[self.read..].find(text) {
+                let from = self.read;
+                self.read += at + text.len();
+                return log[from..self.read].to_owned();
+            }
+            assert!(Instant::now() < end, "{text:?} was not logged, but\n{}", &log[self.read..]);
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The answer to a GET, with its head.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.http).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.http).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// Has it leave, and says how it ended.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        let end = Instant::now() + LIMIT;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the node did not end");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
