@@ -31,7 +31,7 @@ impl Protocol {
         match self {
             Self::Gossip => b"faasnet-gossip/1",
             Self::Control => b"faasnet-control/1",
-            Self::Blocks => b"faasnet-blocks/1",
+            Self::Blocks => b"faasnet-blocks/2",
         }
     }
 }

@@ -5,6 +5,7 @@
 mod freshness;
 mod http;
 mod lazy;
+mod lists;
 mod mirror;
 mod origin;
 mod stage;

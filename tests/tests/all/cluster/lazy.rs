@@ -96,6 +96,23 @@ async fn a_lazy_function_becomes_whole_when_somebody_asks_for_that() {
     stage.check_store(&stage.nodes[1]);
 }
 
+/// More of them than a node fetches as a whole at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_are_read_all_at_once_are_each_fetched_once() {
+    let stage = Stage::with_nodes(1, FAST).await;
+    let node = &stage.nodes[0];
+    get(node, &stage.manifest_path(), &[]).await;
+    let layers = stage.blobs();
+    assert!(layers.len() > 3);
+    join_all(layers.iter().map(async |digest| {
+        let layer = get(node, &format!("/v2/demo/image/blobs/{digest}"), &[]).await;
+        assert_eq!(super::stage::digest_of(&layer.body), digest.to_string());
+    }))
+    .await;
+    let egress = stage.registry.egress_bytes();
+    assert!(egress <= stage.image.bytes * 105 / 100, "{egress} of {} left the origin", stage.image.bytes);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provision_header_that_means_nothing_is_refused() {
     let stage = Stage::with_nodes(1, FAST).await;

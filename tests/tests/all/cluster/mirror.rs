@@ -177,7 +177,10 @@ async fn what_is_not_there_is_404_with_a_reason_that_clients_read() {
         ("/v2/demo/image/manifests/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
         ("/v2/Demo/manifests/latest".to_owned(), 400, "NAME_INVALID"),
         ("/v2/demo/image/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
+        (format!("/v2/demo/image/referrers/{absent}"), 404, "NAME_UNKNOWN"),
+        ("/v2/demo/image/referrers/sha256:12".to_owned(), 400, "DIGEST_INVALID"),
     ] {
+        assert_eq!(head(node, &path).await.status, status, "{path}");
         let refused = get(node, &path, &[]).await;
         assert_eq!(refused.status, status, "{path}");
         let body: Value = serde_json::from_slice(&refused.body).unwrap();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{Method, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -58,7 +58,11 @@ impl ToldRegistry {
         let state = Arc::new(Mutex::new(told));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let router = Router::new().route("/v2/app/manifests/{name}", any(answer)).with_state(state.clone());
+        let router = Router::new()
+            .route("/v2/app/manifests/{name}", any(answer))
+            .route("/v2/app/tags/list", any(tags))
+            .route("/v2/app/referrers/{digest}", any(referrers))
+            .with_state(state.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { address, state, server }
     }
@@ -99,6 +103,18 @@ fn manifest(text: &str) -> String {
 }
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A page of one tag, and where the next one is.
+async fn tags(RawQuery(query): RawQuery) -> impl IntoResponse {
+    let next = "</v2/app/tags/list?n=1&last=v1>; rel=\"next\"";
+    let body = format!(r#"{{"name":"app","tags":["v1"],"asked":"{}"}}"#, query.unwrap_or_default());
+    ([("content-type", "application/json"), ("link", next)], body)
+}
+
+async fn referrers(RawQuery(query): RawQuery) -> impl IntoResponse {
+    let applied = if query.unwrap_or_default().contains("artifactType=") { "artifactType" } else { "" };
+    ([("content-type", INDEX), ("oci-filters-applied", applied)], manifest("referrers"))
+}
 
 async fn answer(State(state): State<Arc<Mutex<Told>>>, method: Method, Path(name): Path<String>) -> Response {
     let (status, retry_after, body) = {
