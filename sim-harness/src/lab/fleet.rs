@@ -6,10 +6,13 @@
 use anyhow::{Context, Result};
 
 use super::node::HTTP_PORT;
-use super::registry::{Registry, RegistryPlan};
+use super::registry::{READER_AUTH, Registry, RegistryPlan};
 use super::runtime::{DOCKER_REGISTRY, DOCKER_SERVER, Kind, REGISTRY, Runtime, World};
 use super::stage::Stage;
 use super::tls::Authority;
+
+/// What the registry is called. The first is what nodes take for meant where none is named.
+const NAMES: [&str; 2] = [DOCKER_REGISTRY, REGISTRY];
 
 /// Nodes `n1`, `n2`, … before a registry that programs know by name.
 #[derive(Debug)]
@@ -28,19 +31,57 @@ impl Fleet {
     /// # Errors
     /// When a piece is missing or does not come up.
     pub fn new(title: &str, nodes: usize) -> Result<Self> {
-        let stage = Stage::named(title, nodes, &[DOCKER_REGISTRY, REGISTRY])?;
+        let stage = Stage::named(title, nodes, &NAMES)?;
+        Self::before(stage, false)
+    }
+
+    /// One node before a private registry, where only the node may have what it takes to read there. It finds the
+    /// registry where programs find it too, so here both leave their traces at [`Fleet::upstream`].
+    ///
+    /// # Errors
+    /// See [`Fleet::new`].
+    pub fn private(title: &str, credentials: bool) -> Result<Self> {
+        let stage = Stage::named(title, 0, &NAMES)?;
+        let mut fleet = Self::before(stage, true)?;
+        let config = fleet.node_config(credentials)?;
+        fleet.stage.configure(config);
+        fleet.stage.start_node()?;
+        fleet.stage.wait_acquainted()?;
+        Ok(fleet)
+    }
+
+    fn before(stage: Stage, private: bool) -> Result<Self> {
         let directory = stage.network.directory();
         let authority = Authority::new(&directory.join("authority"))?;
-        let plan = RegistryPlan {
-            certificate: Some(authority.issue(&[REGISTRY, DOCKER_SERVER])?),
-            storage: Some(stage.registry.storage()),
-            ..RegistryPlan::default()
-        };
         let host = stage.registry.host();
+        let address = host.address().to_string();
+        let plan = RegistryPlan {
+            certificate: Some(authority.issue(&[REGISTRY, DOCKER_SERVER, &address])?),
+            storage: Some(stage.registry.storage()),
+            private,
+        };
         let world = World { mirror_port: HTTP_PORT, registry: host.address(), authority: authority.file() };
         let upstream = Registry::start_as(host, &directory.join("upstream"), plan)
             .context("cannot start the registry's other side")?;
         Ok(Self { upstream, stage, world })
+    }
+
+    /// What makes a node read from the registry's encrypted side.
+    fn node_config(&self, credentials: bool) -> Result<String> {
+        let docker_config = self.stage.network.directory().join("docker.json");
+        let address = self.world.registry;
+        let entry = serde_json::json!({"auth": READER_AUTH});
+        let auths = serde_json::json!({"auths": {(address.to_string()): entry, (REGISTRY): entry}});
+        std::fs::write(&docker_config, auths.to_string()).context("cannot write credentials")?;
+        let mut config = String::new();
+        for name in NAMES {
+            let authority = &self.world.authority;
+            config += &format!("[origin.{name:?}]\nurl = \"https://{address}\"\nca-file = {authority:?}\n");
+            if credentials {
+                config += &format!("docker-config = {docker_config:?}\n");
+            }
+        }
+        Ok(config)
     }
 
     /// A program with empty storage on the host of a node. `title` tells programs of one kind on one host apart.

@@ -65,6 +65,8 @@ pub struct NodePlan {
     pub origins: Vec<String>,
     /// The name of the one that is meant where none is named.
     pub default_origin: String,
+    /// What its configuration file says, if it has one.
+    pub config: Option<String>,
     /// The cluster's secret.
     pub secret: String,
 }
@@ -120,6 +122,11 @@ impl NodeProcess {
             command.args(["--origin", origin]);
         }
         command.args(["--default-origin", &self.plan.default_origin]);
+        if let Some(config) = &self.plan.config {
+            let path = self.directory.join("node.toml");
+            fs::write(&path, config)?;
+            command.arg("--config").arg(path);
+        }
         command.env("FAASNET_CLUSTER_SECRET", &self.plan.secret);
         command.stdout(log.try_clone()?).stderr(log);
         self.process = Some(command.spawn().with_context(|| format!("cannot start {}", self.id()))?);

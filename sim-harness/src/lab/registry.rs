@@ -25,8 +25,11 @@ use super::tls::Certificate;
 const PORT: u16 = 5000;
 const TLS_PORT: u16 = 443;
 
-/// Who may read from a private registry, and as what the registry's password file knows that: `htpasswd -nbB -C 4`.
+/// Who may read from a private registry: by name and password, in the form in which Docker's configuration has it, and in
+/// that of the registry's own file (`htpasswd -nbB -C 4`).
 pub const READER: (&str, &str) = ("reader", "open-sesame");
+/// See [`READER`].
+pub const READER_AUTH: &str = "cmVhZGVyOm9wZW4tc2VzYW1l";
 const PASSWORDS: &str = "reader:$2y$04$rIWfRrpx5w4SCK.LeFXYiO3mBXs95RAdg5r4Jf0mRSlbYzLc7NrjO\n";
 
 /// How long the registry may take to start or to end; it needs a tenth of a second.

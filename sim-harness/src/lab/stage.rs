@@ -36,6 +36,7 @@ pub struct Stage {
     /// The wires.
     pub network: Network,
     names: Vec<String>,
+    config: Option<String>,
     seeds: u16,
     secret: String,
     title: String,
@@ -68,10 +69,21 @@ impl Stage {
         let registry = Registry::start(&host, &network.directory().join("registry"))?;
         let names = names.iter().map(|&name| name.to_owned()).chain([registry.name()]).collect();
         // A node waits for its seeds, so it gets none if there will be no other.
-        let seeds = if nodes == 1 { 0 } else { SEEDS };
+        let seeds = if nodes <= 1 { 0 } else { SEEDS };
+        let config = None;
         let title = title.to_owned();
-        let mut stage =
-            Self { nodes: Vec::new(), registry, network, names, seeds, secret, title, start, _alone: alone };
+        let mut stage = Self {
+            nodes: Vec::new(),
+            registry,
+            network,
+            names,
+            config,
+            seeds,
+            secret,
+            title,
+            start,
+            _alone: alone,
+        };
         stage.say(&format!("starting {nodes} nodes"));
         for _ in 0..nodes {
             stage.start_node()?;
@@ -213,16 +225,23 @@ impl Stage {
         Ok(index)
     }
 
+    /// Gives the nodes that are started from now on a configuration file, which also says what they may read from.
+    pub fn configure(&mut self, config: String) {
+        self.config = Some(config);
+    }
+
+    /// All names of the registry, as `--origin` takes them.
+    fn origins(&self) -> Vec<String> {
+        self.names.iter().map(|name| format!("{name}=http://{}", self.registry.name())).collect()
+    }
+
     fn plan(&self, id: &str) -> NodePlan {
         NodePlan {
             id: id.to_owned(),
             seeds: (1..=self.seeds).map(|number| endpoint(address(NODES_AFTER + number))).collect(),
-            origins: self
-                .names
-                .iter()
-                .map(|name| format!("{name}=http://{}", self.registry.name()))
-                .collect(),
+            origins: if self.config.is_some() { Vec::new() } else { self.origins() },
             default_origin: self.names[0].clone(),
+            config: self.config.clone(),
             secret: self.secret.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! A certificate authority of the lab's own, for servers that have names. Made by `openssl`, kept in files, good for two days.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,7 +45,7 @@ impl Authority {
         self.directory.join("authority.pem")
     }
 
-    /// A certificate for a server of these names.
+    /// A certificate for a server of these names, which may be addresses.
     ///
     /// # Errors
     /// When `openssl` fails.
@@ -52,7 +53,8 @@ impl Authority {
         let stem = names.first().context("a certificate needs a name")?;
         let place = |extension: &str| self.directory.join(format!("{stem}.{extension}"));
         let issued = Certificate { certificate: place("pem"), key: place("key") };
-        let names: Vec<String> = names.iter().map(|name| format!("DNS:{name}")).collect();
+        let kind = |name: &str| if name.parse::<IpAddr>().is_ok() { "IP" } else { "DNS" };
+        let names: Vec<String> = names.iter().map(|name| format!("{}:{name}", kind(name))).collect();
         let mut request = request(stem, &issued.key, &issued.certificate);
         request.arg("-CA").arg(self.file()).arg("-CAkey").arg(self.key());
         request.args(["-addext", "basicConstraints=critical,CA:FALSE"]);

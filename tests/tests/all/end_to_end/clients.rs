@@ -10,6 +10,7 @@
 //! that go past their node are seen too: under the registry's name they find another process than the nodes do.
 
 mod faults;
+mod private;
 mod pulls;
 mod shapes;
 
