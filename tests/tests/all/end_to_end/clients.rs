@@ -89,10 +89,12 @@ impl<'a> Watch<'a> {
 
     /// Insists that each blob of an image left the registry exactly once, to a node.
     fn took_once(&self, image: &Image) -> Result<()> {
-        let sent = self.by_nodes()?.bytes_by_blob();
+        let log = self.by_nodes()?;
+        let sent = log.bytes_by_blob();
         for blob in &image.blobs {
             let sent = sent.get(&blob.digest).copied().unwrap_or(0);
-            ensure!(sent == blob.size, "{sent} bytes of {blob:?} were sent");
+            let asked = || log.accesses.iter().filter(|access| access.path.contains(&blob.digest));
+            ensure!(sent == blob.size, "{sent} B of {blob:?} were sent: {:?}", asked().collect::<Vec<_>>());
         }
         self.nobody_went_past()
     }

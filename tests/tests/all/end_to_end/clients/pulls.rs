@@ -23,10 +23,16 @@ const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 fn a_first_pull_takes_each_blob_from_the_origin_once() {
     let fleet = Fleet::new("first pull", 1).unwrap();
     each(&Kind::ALL, |kind| {
-        let image = publish(&fleet, kind.name(), SMALL)?;
+        // More layers than a node fetches at once, since clients read them all at once.
+        let draft = Draft::new(&place(&fleet, kind.name()))?;
+        let draft = (0..8).try_fold(draft, |draft, _| draft.noise(SMALL, Compression::Gzip))?;
+        let image = draft.finish()?;
+        fleet.stage.registry.put(&image, &name(kind))?;
         let runtime = fleet.runtime(0, kind, "")?;
         let watch = Watch::start(&fleet)?;
         pull(&runtime, &runtime.wanted(&name(kind)), &image)?;
+        let share = watch.by_nodes()?.blob_bytes() as f64 / image.bytes() as f64;
+        fleet.stage.say(&format!("{kind}: the registry sent {share:.3} images"));
         watch.took_once(&image)?;
         let function = wait_ready(&fleet, 0, &image)?;
         ensure!(function.held_bytes == image.bytes(), "the node says {function:?}");
