@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use transfer::reference::check_registry;
+use transfer::reference::{check_registry, check_repository};
 
 /// The registries that a node may read from unless its configuration lists some.
 pub const PUBLIC_REGISTRIES: [&str; 8] = [
@@ -29,11 +29,12 @@ pub struct OriginConfig {
     pub location: Option<String>,
     /// URLs of registries that have the same content. They are asked first, in this order.
     pub mirrors: Vec<String>,
-    /// A PEM file with the certificate authorities that may vouch for the registry, instead of the web's.
+    /// A PEM file with the certificate authorities that may vouch for the registry, instead of the web's. For its mirrors,
+    /// and for where it redirects to, both count.
     pub ca_file: Option<PathBuf>,
     /// PEM files with this node's certificate chain and its key, for registries that ask for them.
     pub client_certificate: Option<ClientCertificate>,
-    /// Do not check the registry's certificate. Whoever is on the path can then move tags, and sees credentials.
+    /// Do not check certificates, of the registry, its mirrors, or where they redirect to. Whoever is on the path can then move tags, and sees credentials.
     pub insecure: bool,
     /// What this node shows the registry. Default: nothing.
     pub credentials: Option<CredentialsConfig>,
@@ -141,19 +142,22 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Whether this is a URL of a registry: a scheme, a host, perhaps a port, and nothing else. With a name and a password in
-/// it, it would be shown wherever it is.
+/// Whether this is a URL of a registry: a scheme, a host, perhaps a port, and perhaps a path that goes before its
+/// repositories. With a name and a password in it, it would be shown wherever it is.
 pub(super) fn check_url(url: &str) -> Result<(), String> {
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let good = host.is_some_and(|host| check_registry(host.trim_end_matches('/')).is_ok());
-    match host {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let good = rest.map(|rest| rest.trim_end_matches('/')).is_some_and(|rest| {
+        let (host, path) = rest.split_once('/').map_or((rest, None), |(host, path)| (host, Some(path)));
+        check_registry(host).is_ok() && path.is_none_or(|path| check_repository(path).is_ok())
+    });
+    match rest {
         _ if good => Ok(()),
         // It may hold a password.
-        Some(host) if host.contains('@') => {
+        Some(rest) if rest.contains('@') => {
             Err("a URL must not hold credentials: use username and password-file".to_owned())
         }
         _ => Err(format!(
-            "{url} is no URL of a registry: it must read https://HOST[:PORT] or http://HOST[:PORT]"
+            "{url} is no URL of a registry: it must read https://HOST[:PORT][/PATH] or http://HOST[:PORT][/PATH]"
         )),
     }
 }
@@ -170,6 +174,8 @@ mod tests {
             parse("r.example=https://10.0.0.1:5000"),
             Ok(OriginConfig::at("r.example", "https://10.0.0.1:5000"))
         );
+        let prefixed = "https://harbor.example/hub";
+        assert_eq!(parse(&format!("docker.io={prefixed}")), Ok(OriginConfig::at("docker.io", prefixed)));
         assert_eq!(parse("local.images=/srv/layout"), Ok(OriginConfig::at("local.images", "/srv/layout")));
         assert_eq!(
             parse("http://10.0.0.1:5000/"),
@@ -183,7 +189,8 @@ mod tests {
             "a b",
             "r.example=ftp://x",
             "r.example=https://",
-            "r.example=https://h/path",
+            "r.example=https://h/Path",
+            "r.example=https://h/path?query",
             "https://ada:hunter2@r.example",
             "index.docker.io",
         ] {
