@@ -98,6 +98,16 @@ pub enum LinkError {
         /// What the network said.
         reason: String,
     },
+    /// The two have no version of the protocol in common (see [`Protocol::alpn`]).
+    #[error(
+        "{peer} speaks another version of the protocol, so one of the two runs an older faasnet: {reason}"
+    )]
+    Incompatible {
+        /// Whom we wanted.
+        peer: Peer,
+        /// What the handshake said.
+        reason: String,
+    },
     /// The two do not trust each other's certificates.
     #[error("{peer} is of another cluster, or has another cluster secret: {reason}")]
     Untrusted {

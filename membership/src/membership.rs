@@ -82,9 +82,13 @@ pub enum StartError {
     },
     /// Neither of two trusts the other.
     #[error(
-        "{0}; nodes of one cluster need the same secret (FAASNET_CLUSTER_SECRET) and the same --cluster name"
+        "{0}; nodes of one cluster need the same secret (FAASNET_CLUSTER_SECRET), the same --cluster name, and clocks \
+         that agree to the hour"
     )]
     Untrusted(LinkError),
+    /// The cluster speaks another version of the protocol.
+    #[error("{0}; upgrade the older one")]
+    Incompatible(LinkError),
     /// Gossip did not start.
     #[error("gossip did not start: {0}")]
     Gossip(String),
@@ -150,8 +154,8 @@ impl Membership {
         };
         membership.observe().await;
         membership.spawn(control::serve(membership.background(), control_in));
-        let welcomed = seeds::introduce(&membership).await?;
-        membership.spawn(seeds::keep_in_touch(membership.background(), welcomed));
+        let search = seeds::introduce(&membership).await?;
+        membership.spawn(seeds::keep_in_touch(membership.background(), search));
         membership.spawn(membership.background().keep_observing());
         let (ended, member) = (membership.inner.gossip.ended(), membership.background());
         membership.spawn(async move {
@@ -204,7 +208,9 @@ impl Membership {
         let met = timeout(SETTLE_LIMIT, view.wait_for(|view| view.members().len() > 1)).await.is_ok();
         if !met {
             warn!(
-                "no seed has answered within {} s; going on alone and trying again",
+                "none of the seeds {} has answered within {} s; going on alone and trying again: check that they are \
+                 right, and that UDP gets through",
+                self.config().seeds.join(", "),
                 SETTLE_LIMIT.as_secs()
             );
         }

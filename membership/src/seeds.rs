@@ -38,55 +38,67 @@ const AFTER_WELCOME: Duration = Duration::from_millis(200);
 /// Most addresses visited in a round: one name may stand for a whole fleet.
 const MAX_ADDRESSES: usize = 16;
 
+/// How the search for the cluster stands, and what was said of it: each thing once, not in every round.
+#[derive(Debug, Default)]
+pub(crate) struct Search {
+    welcomed: bool,
+    unresolved: BTreeSet<String>,
+    failed: Option<String>,
+}
+
 /// What a round of introductions brought.
 #[derive(Debug, Default)]
 struct Round {
     welcomed: bool,
     refused: Option<(SocketAddr, Refusal)>,
-    untrusted: Option<LinkError>,
+    /// A seed with which this node will never speak as the two are.
+    failed: Option<StartError>,
 }
 
 /// The first round. An error is the answer that this node may not enter; seeds that are down are no error.
-pub(crate) async fn introduce(membership: &Membership) -> Result<bool, StartError> {
-    let round = visit(membership, FIRST_PATIENCE).await;
+pub(crate) async fn introduce(membership: &Membership) -> Result<Search, StartError> {
+    let mut search = Search::default();
+    let round = visit(membership, &mut search, FIRST_PATIENCE).await;
     if let Some((seed, refusal)) = round.refused {
         return Err(StartError::Refused { seed, refusal });
     }
-    match round.untrusted {
-        Some(error) if !round.welcomed => Err(StartError::Untrusted(error)),
-        _ => Ok(round.welcomed),
+    match round.failed {
+        Some(error) if !round.welcomed => Err(error),
+        _ => Ok(Search { welcomed: round.welcomed, ..search }),
     }
 }
 
 /// All later rounds, until this node is refused or stopped.
-pub(crate) async fn keep_in_touch(membership: Membership, mut welcomed: bool) {
+pub(crate) async fn keep_in_touch(membership: Membership, mut search: Search) {
     loop {
-        sleep(if welcomed { VISIT_INTERVAL } else { SEARCH_INTERVAL }).await;
-        if welcomed {
-            for addr in resolve(&membership, PATIENCE / 2, false).await {
+        sleep(if search.welcomed { VISIT_INTERVAL } else { SEARCH_INTERVAL }).await;
+        if search.welcomed {
+            for addr in resolve(&membership, &mut search, PATIENCE / 2).await {
                 membership.gossip_with(addr);
             }
             continue;
         }
-        let round = visit(&membership, PATIENCE).await;
+        let round = visit(&membership, &mut search, PATIENCE).await;
         if let Some((seed, refusal)) = round.refused {
             membership.expel(format!("seed {seed} refuses this node: {refusal}"));
             return;
         }
-        if let Some(error) = round.untrusted {
-            error!("{error}; nodes of one cluster need the same secret");
+        let failed = round.failed.map(|error| error.to_string());
+        if let Some(error) = failed.as_ref().filter(|error| search.failed.as_ref() != Some(error)) {
+            error!("{error}");
         }
+        search.failed = failed;
         if round.welcomed {
             info!("a seed has answered");
-            welcomed = true;
+            search.welcomed = true;
         }
     }
 }
 
 /// Introduces this node, and gossips with those who welcome it. With nobody if it is refused: news of a second node
 /// under one id would push the first out of everybody's view.
-async fn visit(membership: &Membership, patience: Duration) -> Round {
-    let addresses = resolve(membership, patience / 2, true).await;
+async fn visit(membership: &Membership, search: &mut Search, patience: Duration) -> Round {
+    let addresses = resolve(membership, search, patience / 2).await;
     let mut round = Round::default();
     let mut welcoming = Vec::new();
     let mut deadline = Instant::now() + patience;
@@ -101,7 +113,12 @@ async fn visit(membership: &Membership, patience: Duration) -> Round {
             }
             Ok(Reply::Refused(refusal)) => round.refused = Some((addr, refusal)),
             Ok(other) => warn!(seed = %addr, ?other, "a seed gave an answer that is none"),
-            Err(AskError::Link(error @ LinkError::Untrusted { .. })) => round.untrusted = Some(error),
+            Err(AskError::Link(error @ LinkError::Untrusted { .. })) => {
+                round.failed = Some(StartError::Untrusted(error));
+            }
+            Err(AskError::Link(error @ LinkError::Incompatible { .. })) => {
+                round.failed = Some(StartError::Incompatible(error));
+            }
             Err(error) => debug!(seed = %addr, %error, "a seed did not answer"),
         }
     }
@@ -119,18 +136,27 @@ async fn hello(membership: &Membership, seed: SocketAddr, patience: Duration) ->
 }
 
 /// The seeds' addresses as of now, without our own.
-async fn resolve(membership: &Membership, patience: Duration, complain: bool) -> BTreeSet<SocketAddr> {
+async fn resolve(membership: &Membership, search: &mut Search, patience: Duration) -> BTreeSet<SocketAddr> {
     let config = membership.config();
     let lookups = config.seeds.iter().map(|seed| timeout(patience, lookup_host(seed.as_str())));
     let mut addresses = BTreeSet::new();
     for (seed, found) in config.seeds.iter().zip(join_all(lookups).await) {
-        match found {
-            Ok(Ok(found)) => addresses.extend(found),
-            Ok(Err(error)) if complain => {
-                warn!(%seed, %error, "cannot resolve a seed; will try again");
+        let fault = match found {
+            Ok(Ok(found)) => {
+                addresses.extend(found);
+                if search.unresolved.remove(seed) {
+                    info!("the name of the seed {seed} resolves now");
+                }
+                continue;
             }
-            Err(_) if complain => warn!(%seed, "resolving a seed takes too long; will try again"),
-            _ => {}
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", patience.as_secs_f32()),
+        };
+        if search.unresolved.insert(seed.clone()) {
+            warn!(
+                "the name of the seed {seed} does not resolve: {fault}; it is tried again until it does: check its \
+                 spelling and this machine's resolver"
+            );
         }
     }
     addresses.remove(&config.addr);

@@ -49,6 +49,9 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// QUIC's code for "a TLS alert follows" (RFC 9001, section 4.8); the alert is the low byte.
 const CRYPTO_ERRORS: std::ops::RangeInclusive<u64> = 0x100..=0x1ff;
 
+/// The alert for "no such protocol": no version in common (RFC 7301, section 3.2).
+const NO_APPLICATION_PROTOCOL: u64 = 0x178;
+
 /// This node's end of the network.
 pub(crate) struct QuicLink {
     endpoint: Endpoint,
@@ -75,7 +78,7 @@ impl QuicLink {
     pub(crate) fn bind(listen: SocketAddr, trust: Trust) -> anyhow::Result<(Arc<Self>, Streams)> {
         let socket = bind_udp(listen).with_context(|| {
             format!(
-                "cannot listen on {listen}/udp; is another node running? choose another address with --listen"
+                "cannot listen on {listen}/udp; give an address of this machine that is free with --listen ADDR:PORT"
             )
         })?;
         let (server, clients) = configs(&trust)?;
@@ -188,7 +191,7 @@ impl Link for QuicLink {
                         recv: Box::new(recv),
                     });
                 }
-                Ok(Err(error)) if is_untrusted(&error) => return Err(explain(peer, &error)),
+                Ok(Err(error)) if is_refused(&error) => return Err(explain(peer, &error)),
                 Ok(Err(error)) => debug!(%peer, %error, "a connection is dead; connecting again"),
                 Err(_) => {
                     let reason = "it accepts no more streams".to_owned();
@@ -246,13 +249,18 @@ fn peer_node(connection: &Connection) -> anyhow::Result<NodeId> {
     node_of(chain.first().context("the peer showed no certificate")?)
 }
 
-fn is_untrusted(error: &ConnectionError) -> bool {
+/// Whether the handshake failed, which it will do again.
+fn is_refused(error: &ConnectionError) -> bool {
+    crypto_error(error).is_some()
+}
+
+fn crypto_error(error: &ConnectionError) -> Option<u64> {
     let code = match error {
         ConnectionError::TransportError(error) => error.code.into(),
         ConnectionError::ConnectionClosed(close) => close.error_code.into(),
-        _ => return false,
+        _ => return None,
     };
-    CRYPTO_ERRORS.contains(&code)
+    CRYPTO_ERRORS.contains(&code).then_some(code)
 }
 
 fn explain(peer: &Peer, error: &ConnectionError) -> LinkError {
@@ -260,10 +268,10 @@ fn explain(peer: &Peer, error: &ConnectionError) -> LinkError {
     if reason.contains("not valid for name") {
         return LinkError::Unreachable { peer, reason: "another node answers at that address".to_owned() };
     }
-    if is_untrusted(error) {
-        LinkError::Untrusted { peer, reason }
-    } else {
-        LinkError::Unreachable { peer, reason }
+    match crypto_error(error) {
+        Some(NO_APPLICATION_PROTOCOL) => LinkError::Incompatible { peer, reason },
+        Some(_) => LinkError::Untrusted { peer, reason },
+        None => LinkError::Unreachable { peer, reason },
     }
 }
 
@@ -305,11 +313,14 @@ async fn accept(endpoint: Endpoint, takers: Takers) {
 }
 
 fn tell_refused(from: SocketAddr, error: &anyhow::Error) {
-    let untrusted = error.downcast_ref::<ConnectionError>().is_some_and(is_untrusted);
-    if untrusted {
-        info!(%from, "refused a connection: the peer has another cluster secret or name ({error:#})");
-    } else {
-        debug!(%from, "a connection was not made: {error:#}");
+    match error.downcast_ref::<ConnectionError>().and_then(crypto_error) {
+        Some(NO_APPLICATION_PROTOCOL) => {
+            info!(%from, "refused a connection: the peer speaks another version of the protocol ({error:#})");
+        }
+        Some(_) => {
+            info!(%from, "refused a connection: the peer has another cluster secret or name ({error:#})")
+        }
+        None => debug!(%from, "a connection was not made: {error:#}"),
     }
 }
 
@@ -325,6 +336,46 @@ async fn take_streams(connection: Connection, takers: &Takers) {
         let stream = Stream { peer: peer.clone(), addr, send: Box::new(send), recv: Box::new(recv) };
         if taker.send(stream).await.is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trust::Secret;
+
+    fn bind(name: &str, secret: &Secret) -> (Arc<QuicLink>, Streams) {
+        let trust = Trust::new(name.parse().unwrap(), "test", Some(secret)).unwrap();
+        QuicLink::bind(([127, 0, 0, 1], 0).into(), trust).unwrap()
+    }
+
+    /// The trust of a node whose protocols all have another number.
+    fn of_the_future(secret: &Secret) -> BTreeMap<Protocol, quinn::ClientConfig> {
+        let trust = Trust::new("n2".parse().unwrap(), "test", Some(secret)).unwrap();
+        let clients = trust.issue().unwrap().clients.into_iter().map(|(protocol, mut tls)| {
+            tls.alpn_protocols = vec![[protocol.alpn(), b"0"].concat()];
+            (protocol, quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())))
+        });
+        clients.collect()
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_another_version_is_told_from_one_of_another_cluster() {
+        let secret = Secret::generate();
+        let (server, _streams) = bind("n1", &secret);
+        let peer = Peer::any(server.local_addr().unwrap());
+        let (stranger, _streams) = bind("n2", &Secret::generate());
+        let (future, _streams) = bind("n2", &secret);
+        future.open(&peer, Protocol::Control).await.unwrap();
+        *future.clients.write() = of_the_future(&secret);
+        for protocol in Protocol::ALL {
+            let untrusted = stranger.open(&peer, protocol).await.unwrap_err();
+            assert!(matches!(untrusted, LinkError::Untrusted { .. }), "{untrusted}");
+        }
+        for protocol in [Protocol::Gossip, Protocol::Blocks] {
+            let incompatible = future.open(&peer, protocol).await.unwrap_err();
+            assert!(matches!(incompatible, LinkError::Incompatible { .. }), "{incompatible}");
         }
     }
 }

@@ -1,16 +1,17 @@
-//! Bytes that are no messages, and streams that say nothing.
+//! Bytes that are no messages, streams that say nothing, and nodes of another version.
 
 use std::time::Duration;
 
 use membership::Stamp;
 use membership::codec::{encode, read_frame, write_frame};
-use membership::link::{Peer, Protocol};
+use membership::link::{Incoming, Peer, Protocol};
+use membership::membership::StartError;
 use membership::view::{Participation, ParticipationState};
-use membership::wire::{MAX_MESSAGE_BYTES, Reply, Request};
+use membership::wire::{MAX_MESSAGE_BYTES, PROTOCOL_VERSION, Refusal, Reply, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use crate::cluster::{Cluster, FUNCTION, LONG, addr, id, seconds, time_passes};
+use crate::cluster::{Cluster, FUNCTION, LONG, Spec, addr, id, seconds, time_passes};
 
 /// What no node should say, by kind.
 fn nonsense() -> Vec<Vec<u8>> {
@@ -105,4 +106,49 @@ async fn streams_that_say_nothing_do_not_keep_others_from_being_heard() {
     assert_eq!(reply, Reply::Alive { incarnation: 1 });
     time_passes(seconds(30)).await;
     assert_eq!(cluster.losses(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_of_another_version_is_turned_away_and_nobody_hears_of_it() {
+    let cluster = Cluster::of(3).await;
+    let (link, ..) = cluster.network.attach("stranger".parse().unwrap(), addr(99));
+    for theirs in [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1, u16::MAX] {
+        let mut stream = link.open(&Peer::any(addr(1)), Protocol::Control).await.unwrap();
+        let hello = Request::Hello { protocol: theirs, incarnation: 1, addr: addr(99) };
+        write_frame(&mut stream.send, &hello).await.unwrap();
+        let reply: Reply = read_frame(&mut stream.recv, MAX_MESSAGE_BYTES).await.unwrap();
+        assert_eq!(reply, Reply::Refused(Refusal::Protocol { ours: PROTOCOL_VERSION, theirs }));
+    }
+    time_passes(seconds(30)).await;
+    cluster.everybody_sees_members(3).await;
+    assert_eq!(cluster.losses(), []);
+}
+
+/// Answers all requests as a seed of the next version answers a Hello.
+async fn refuse_all(mut control: Incoming) {
+    while let Some(mut stream) = control.recv().await {
+        let _: Request = read_frame(&mut stream.recv, MAX_MESSAGE_BYTES).await.unwrap();
+        let refusal = Refusal::Protocol { ours: PROTOCOL_VERSION + 1, theirs: PROTOCOL_VERSION };
+        write_frame(&mut stream.send, &Reply::Refused(refusal)).await.unwrap();
+        stream.send.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_turned_away_for_its_version_says_what_to_do() {
+    let upgrade = "the cluster speaks protocol 2, this node 1; upgrade the older one";
+    let mut cluster = Cluster::empty();
+    let seed = addr(9).to_string();
+    // The seed may come up before the node, or after.
+    let early = cluster.start(Spec::of(1).seeds(&[&seed])).await.unwrap();
+    let (_link, _gossip, control) = cluster.network.attach(id(9), addr(9));
+    tokio::spawn(refuse_all(control));
+    match cluster.start(Spec::of(2).seeds(&[&seed])).await.err() {
+        Some(error @ StartError::Refused { .. }) => {
+            assert_eq!(error.to_string(), format!("seed {seed} refuses this node: {upgrade}"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let reason = timeout(LONG, early.expelled()).await.unwrap();
+    assert_eq!(reason, format!("seed {seed} refuses this node: {upgrade}"));
 }
