@@ -3,7 +3,8 @@
 //! [`node`] runs, as [`config`] tells it to: it wires `membership` and `transfer` to the network (`quic`, [`trust`]), and
 //! adds what an image is (`documents`, `provision`) and where it is from (`origins`, `pauses`). Container runtimes meet it in
 //! the `mirror`; people and schedulers over the [`api`], most of them through the [`client`]; `http` lets all of them in,
-//! `metrics` tells Prometheus; [`render`] and [`units`] turn its answers into text. [`demo`] shows many nodes on one machine.
+//! `metrics` tells Prometheus; [`render`] and [`units`] turn its answers into text; `whole` writes small
+//! files. [`demo`] shows many nodes on one machine.
 
 pub mod api;
 pub mod client;
@@ -23,5 +24,6 @@ mod range;
 pub mod render;
 pub mod trust;
 pub mod units;
+mod whole;
 
 pub use node::Node;

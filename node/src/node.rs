@@ -2,6 +2,7 @@
 //!
 //! Owns no logic of its own beyond the order of things. What it tells about itself is in the words of [`crate::api`].
 
+use std::fmt::Display;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,6 +44,7 @@ use crate::pauses;
 use crate::provision::{Function, Parts, Provisioner, State};
 use crate::quic::QuicLink;
 use crate::trust::Trust;
+use crate::whole::write_whole;
 
 /// How long a peer may take to state its request once its stream is open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,7 +92,7 @@ impl Node {
         let origins = Arc::new(Origins::open(&config.origins).await?);
         let http_listener = TcpListener::bind(config.http).await.with_context(|| {
             format!(
-                "cannot listen on http://{}; is another node running? choose another address with --http",
+                "cannot listen on http://{}; give an address of this machine that is free with --http ADDR:PORT",
                 config.http
             )
         })?;
@@ -495,7 +497,7 @@ fn node_id(config: &Config) -> anyhow::Result<NodeId> {
         });
     }
     let id: NodeId = format!("node-{:08x}", rand::random::<u32>()).parse()?;
-    fs::write(&path, format!("{id}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    keep(&path, &id)?;
     Ok(id)
 }
 
@@ -504,6 +506,16 @@ fn next_incarnation(data: &Path, now_ms: u64) -> anyhow::Result<u64> {
     let path = data.join("incarnation");
     let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let next = last.map_or(now_ms, |last| now_ms.max(last + 1));
-    fs::write(&path, format!("{next}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+    keep(&path, next)?;
     Ok(next)
+}
+
+/// Half a file would be taken for a fault at the next start, or for a name or number that it is not.
+fn keep(path: &Path, value: impl Display) -> anyhow::Result<()> {
+    write_whole(path, format!("{value}\n").as_bytes()).with_context(|| {
+        format!(
+            "cannot write {}; make room on that disk, or give another directory with --data",
+            path.display()
+        )
+    })
 }

@@ -30,10 +30,12 @@ use transfer::reference::{Reference, Selector};
 use transfer::store::Store;
 
 use crate::config::Config;
-use crate::documents::{Documents, write_whole};
+use crate::documents::Documents;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::units;
+use crate::whole::write_whole;
 
 /// Indexes within indexes that are followed to find an image. Real ones are one deep.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -158,14 +160,15 @@ impl Provisioner {
         platform: Option<&Platform>,
     ) -> Result<Document, Error> {
         let platform = platform.cloned().unwrap_or_else(|| self.parts.config.borrow().platform.clone());
-        let mut reference = reference.clone();
+        let asked = reference;
+        let mut reference = asked.clone();
         for _ in 0..=MAX_INDEX_DEPTH {
             let document = self.parts.documents.get(&reference).await?.document;
             match Manifest::parse(&document)? {
                 Manifest::Image { .. } => return Ok(document),
                 Manifest::Index(entries) => {
                     let digest = select(&entries, &platform)
-                        .map_err(|error| Error::NotFound(format!("{reference}: {error}")))?
+                        .map_err(|error| Error::NotFound(format!("{asked}: {error}")))?
                         .digest;
                     reference = Reference::new(
                         reference.registry(),
@@ -176,7 +179,7 @@ impl Provisioner {
                 }
             }
         }
-        Err(Error::Invalid(format!("{reference}: indexes are nested more than {MAX_INDEX_DEPTH} deep")))
+        Err(Error::Invalid(format!("{asked}: indexes are nested more than {MAX_INDEX_DEPTH} deep")))
     }
 
     /// Starts to provision the image in `document`, or joins whoever does. `reference` says where it is from. If `lazy`,
@@ -287,6 +290,9 @@ impl Provisioner {
         // Others may ask for its blobs as soon as the greeter knows of us.
         let expectation = expectations.expect(function.id);
         let opened = self.open_blobs(function).await.map_err(|error| error.to_string())?;
+        if !function.is_lazy() {
+            self.check_room(&opened)?;
+        }
         let whole = opened.iter().all(|blob| blob.is_complete());
         let stamp = match kept {
             Some(stamp) if whole => stamp,
@@ -325,6 +331,22 @@ impl Provisioner {
             opened.push(blob);
         }
         Ok(opened)
+    }
+
+    /// Refuses what does not fit on the disk before any of it comes: in parts it would be of no use, and leave no room for
+    /// what does fit.
+    fn check_room(&self, blobs: &[Arc<Blob>]) -> Result<(), String> {
+        let missing: u64 = blobs.iter().map(|blob| blob.size() - blob.held_bytes()).sum();
+        let root = self.parts.store.root().display();
+        let free = self.parts.store.free_bytes();
+        let free = free.map_err(|error| format!("cannot tell how much room is in {root}: {error}"))?;
+        if missing <= free {
+            return Ok(());
+        }
+        let (missing, free) = (units::bytes(missing), units::bytes(free));
+        Err(format!(
+            "no space left in {root} for it: {missing} are to come, {free} are free; make room and pull it again"
+        ))
     }
 
     fn origin(&self, reference: &Reference) -> Option<(Arc<dyn transfer::origin::Origin>, String)> {

@@ -28,12 +28,19 @@ use crate::recent::Recent;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A directory or file in it cannot be made or opened.
-    #[error("cannot use the data directory {}: {source}; check that it exists, is writable and has room", path.display())]
+    #[error(
+        "the data directory {} cannot be used: {}: {reason}; it must be a directory that this user can write to, with room \
+         in it: mend that, or give another one with --data",
+        root.display(),
+        path.display()
+    )]
     Unusable {
-        /// The culprit.
+        /// The directory.
+        root: PathBuf,
+        /// The culprit in it.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// Another process uses it.
     #[error("the data directory {} is in use by another process; give each node its own with --data", path.display())]
@@ -56,8 +63,8 @@ impl Store {
     /// Opens the data directory, making it if need be.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let unusable = |path: &Path| {
-            let path = path.to_owned();
-            |source| StoreError::Unusable { path, source }
+            let (root, path) = (root.to_owned(), path.to_owned());
+            |reason| StoreError::Unusable { root, path, reason }
         };
         for folder in ["blobs/sha256", "partial"] {
             let path = root.join(folder);
@@ -68,7 +75,7 @@ impl Store {
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse { path: root.to_owned() }),
-            Err(fs::TryLockError::Error(source)) => return Err(unusable(&lock_path)(source)),
+            Err(fs::TryLockError::Error(reason)) => return Err(unusable(&lock_path)(reason)),
         }
         Ok(Self { root: root.to_owned(), open: Mutex::default(), recent: Arc::default(), _lock: lock })
     }
@@ -122,6 +129,17 @@ impl Store {
     /// Whether the blob with this digest is complete.
     pub fn has(&self, digest: &Digest) -> bool {
         self.paths(digest).complete.exists()
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Bytes that can still be written to its disk, by those who are not root.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let disk = rustix::fs::statvfs(&self.root)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Bytes of the complete blobs on disk.

@@ -39,7 +39,6 @@ use exchange::{SILENCE_LIMIT, Said};
 use flights::Flights;
 use freshness::{Answer, Heard, Lately};
 use shelf::Shelf;
-pub(crate) use shelf::write_whole;
 
 /// How long a question about one document may take in all, whoever hangs: two members that are silent, the origin, and
 /// those who may hold the last known version, with a little to spare. Clients of the mirror wait at least 30 s.

@@ -14,6 +14,8 @@ use transfer::digest::Digest;
 use transfer::manifest::Document;
 use transfer::reference::Reference;
 
+use crate::whole::write_whole;
+
 /// The documents and tags of one node.
 pub(super) struct Shelf {
     root: PathBuf,
@@ -89,14 +91,6 @@ impl Shelf {
         let hash = Digest::of(reference.to_string().as_bytes());
         self.root.join("tags").join(hash.hex())
     }
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let suffix: u64 = rand::random();
-    let beside = path.with_extension(format!("{suffix:016x}.tmp"));
-    fs::write(&beside, bytes)?;
-    fs::rename(&beside, path)
 }
 
 #[cfg(test)]
