@@ -18,6 +18,7 @@ use membership::view::ParticipationState;
 use membership::{FunctionId, Membership, NodeId, suspicion};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -51,6 +52,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a node that leaves waits for those it serves: peers, to move on, and clients, to have their answers.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a node that starts looks for the address that leads to its seeds, whose names may be slow to resolve.
+const ADVERTISE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a request may wait for a node that has only just started.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -100,7 +104,7 @@ impl Node {
         let socket = config.socket.as_deref().map(Socket::bind).transpose()?;
         let trust = Trust::new(id.clone(), &config.cluster, config.secret.as_ref())?;
         let (link, streams) = QuicLink::bind(config.listen(), trust)?;
-        let addr = config.advertise(link.local_addr()?);
+        let addr = advertised(&config, link.local_addr()?).await;
         let membership_config = membership::membership::Config {
             node: id.clone(),
             incarnation,
@@ -483,6 +487,21 @@ impl Node {
         self.inner.link.close().await;
         moved_on.is_ok() && answered.is_ok()
     }
+}
+
+/// The address to tell peers, without waiting long for names to resolve.
+async fn advertised(config: &Config, bound: SocketAddr) -> SocketAddr {
+    let own = config.clone();
+    let found = timeout(ADVERTISE_LIMIT, spawn_blocking(move || own.advertise(bound))).await;
+    let addr = found.ok().and_then(Result::ok);
+    let addr = addr.unwrap_or_else(|| Config { seeds: Vec::new(), ..config.clone() }.advertise(bound));
+    if addr.ip().is_loopback() && bound.ip().is_unspecified() {
+        warn!(
+            "others are told to reach this node at {addr}, which only this machine can; if they are elsewhere, start it \
+             again with the right address as --advertise"
+        );
+    }
+    addr
 }
 
 /// The configured name; else the one kept in the data directory; else a new one, which is kept there.
