@@ -3,6 +3,7 @@
 //! What needs other programs, or processes that can be killed, is in `end_to_end`.
 
 mod freshness;
+mod hostile;
 mod http;
 mod lazy;
 mod lists;
