@@ -318,7 +318,7 @@ fn tell_refused(from: SocketAddr, error: &anyhow::Error) {
             info!(%from, "refused a connection: the peer speaks another version of the protocol ({error:#})");
         }
         Some(_) => {
-            info!(%from, "refused a connection: the peer has another cluster secret or name ({error:#})")
+            info!(%from, "refused a connection: the peer has another cluster secret or name ({error:#})");
         }
         None => debug!(%from, "a connection was not made: {error:#}"),
     }
