@@ -189,12 +189,16 @@ impl Job {
         let blob = goal.blob;
         let mut wrong_wholes = 0;
         let mut last_reason = "there is nobody to ask".to_owned();
+        let mut changes = blob.changes();
         while !blob.is_complete() {
             if goal.is_met() {
                 if self.is_lazy() {
                     return Ok(());
                 }
-                goal.changed().await;
+                tokio::select! {
+                    () = goal.changed() => {}
+                    () = changes.next() => {}
+                }
                 continue;
             }
             let left = match self.plan(wrong_wholes > 0) {

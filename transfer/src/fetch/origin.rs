@@ -113,9 +113,9 @@ impl Job {
     async fn read_in_order(&self, source: &AtOrigin<'_>, mut goal: Goal<'_>) -> Result<(), Ended> {
         goal.whole().await;
         let mut changes = source.blob.changes();
-        while source.blob.first_missing(0).is_some() {
+        while !source.blob.is_complete() {
             let Some(range) = source.left() else {
-                // What is being read aside is all that is left.
+                // What is being read aside, or just being hashed, is all that is left.
                 changes.next().await;
                 continue;
             };

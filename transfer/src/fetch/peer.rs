@@ -94,15 +94,17 @@ impl Job {
     ) -> Result<Left, BlobError> {
         let Stream { mut send, recv, .. } = stream;
         let mut frames = pin!(frames(recv, goal.blob.size()));
-        let mut last_block = Instant::now();
+        let (mut last_block, mut listens) = (Instant::now(), true);
         let broken = |reason: String| Ok(Left::Failed(Failure::Broken, reason));
         loop {
             let received = tokio::select! {
                 received = frames.next() => received,
-                () = goal.changed() => {
+                () = goal.changed(), if listens => {
                     let news = asked.news(goal);
                     if !news.is_empty() && let Err(error) = say(&mut send, &news).await {
-                        return broken(error.to_string());
+                        // One that has sent everything listens no more, and what it has sent is still to be read.
+                        debug!(node = %contact.node, %error, "a source does not take what it is told");
+                        listens = false;
                     }
                     continue;
                 }
