@@ -6,6 +6,8 @@
 //! `cargo build --release && cargo test -p faasnet-tests --test all -- --ignored --nocapture end_to_end`
 
 mod clients;
+mod hostile;
 mod images;
 mod load;
 mod members;
+mod solo;

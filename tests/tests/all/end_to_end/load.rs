@@ -1,22 +1,21 @@
 //! A thousand clients at one node's mirror, beside nginx with the same file in the same run.
 
 use std::fs::{self, File};
-use std::io::BufRead;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use faasnet_sim::lab::image::Image;
-use faasnet_sim::lab::node::binary;
-use faasnet_sim::lab::process::{run, wait_until};
+use faasnet_sim::lab::process::wait_until;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+
+use super::solo::{Running, Solo};
 
 const CLIENTS: u64 = 1_000;
 const LAYER_BYTES: u64 = 1 << 30;
@@ -39,22 +38,6 @@ const MAX_GROWTH: u64 = 32 << 20;
 
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// Ends its process, and what that has started, with it.
-struct Running(Child);
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        Self(command.process_group(0).spawn().unwrap())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = run(Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]));
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs nginx and a release build, and moves 18 GiB; .ci/run runs it"]
 fn a_thousand_clients_are_served_with_flat_memory() {
@@ -63,9 +46,10 @@ fn a_thousand_clients_are_served_with_flat_memory() {
     let layer = image.blobs.iter().max_by_key(|layer| layer.size).unwrap();
     let file = image.blob_path(&layer.digest);
 
-    let (node, node_addr) = start_node(scratch.path(), &image);
+    let node = start_node(scratch.path(), &image);
     let (_nginx, nginx_addr) = start_nginx(scratch.path(), &file);
-    let ours = Target { addr: node_addr, path: format!("/v2/team/app/blobs/{}?ns=local.test", layer.digest) };
+    let ours =
+        Target { addr: node.http(), path: format!("/v2/team/app/blobs/{}?ns=local.test", layer.digest) };
     let name = file.file_name().unwrap().to_str().unwrap();
     let theirs = Target { addr: nginx_addr, path: format!("/{name}") };
 
@@ -80,9 +64,9 @@ fn a_thousand_clients_are_served_with_flat_memory() {
         let [ours, theirs] = [&ours, &theirs].map(|target| runtime.block_on(round(target, READS, None)));
         println!("[load] round {number}: {ours:.0} MB/s, nginx {theirs:.0} MB/s, {:.2} of it", ours / theirs);
         ratios.push(ours / theirs);
-        memory.push(rss(&node.0));
+        memory.push(node.memory("VmRSS:"));
     }
-    let peak = peak_rss(&node.0);
+    let peak = node.memory("VmHWM:");
     println!("[load] memory: {memory:?} B after each round, {peak} B at most");
     ratios.sort_by(f64::total_cmp);
     assert!(ratios[ROUNDS / 2] >= FLOOR, "of nginx's throughput: {ratios:?}");
@@ -139,18 +123,11 @@ async fn read_line(connection: &mut BufReader<TcpStream>) -> String {
 }
 
 /// A node that holds the image.
-fn start_node(scratch: &Path, image: &Image) -> (Running, SocketAddr) {
+fn start_node(scratch: &Path, image: &Image) -> Solo {
     let layout = scratch.join("layout");
-    let mut command = Command::new(binary().unwrap());
-    command.args(["node", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
-    command.arg(scratch.join("data")).args(["--origin", &format!("local.test={}", layout.display())]);
-    let mut node = Running::start(command.stdout(Stdio::piped()));
-    let mut told = String::new();
-    std::io::BufReader::new(node.0.stdout.take().unwrap()).read_line(&mut told).unwrap();
-    let addr: SocketAddr = told.trim().rsplit("http://").next().unwrap().parse().unwrap();
-    let reference = format!("local.test/team/app@{}", image.manifest.digest);
-    run(Command::new(binary().unwrap()).args(["pull", &reference, "--node", &addr.to_string()])).unwrap();
-    (node, addr)
+    let node = Solo::start(scratch, "node", &[], &["--origin", &format!("local.test={}", layout.display())]);
+    node.pull(&format!("local.test/team/app@{}", image.manifest.digest)).unwrap();
+    node
 }
 
 /// As its own documentation would have it serve large files.
@@ -182,18 +159,4 @@ fn answers(addr: SocketAddr) {
 /// An address that nobody listens at just now.
 fn free_addr() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn rss(process: &Child) -> u64 {
-    status_field(process, "VmRSS:")
-}
-
-fn peak_rss(process: &Child) -> u64 {
-    status_field(process, "VmHWM:")
-}
-
-fn status_field(process: &Child, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
