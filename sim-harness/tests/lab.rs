@@ -1,16 +1,17 @@
-//! The lab tested by itself, without a node: wires that come and go, rates, cuts, a registry that counts, images.
+//! The lab tested by itself, without a node: wires that come and go, rates, delays, losses, zones, cuts, disks, a registry that counts,
+//! images.
 
 #![allow(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use faasnet_sim::lab::image::{Image, digest_of};
-use faasnet_sim::lab::netns::{Host, Network, Rate, at};
+use faasnet_sim::lab::netns::{DelayBy, Host, Link, Network, Rate, at};
 use faasnet_sim::lab::process::{run, wait_until};
 use faasnet_sim::lab::registry::Registry;
 
@@ -82,6 +83,7 @@ fn a_victim_to_be_killed() {
         return;
     }
     let network = Network::new().unwrap();
+    network.disk(&network.directory().join("disk"), 1 << 20).unwrap();
     let mut daemon = network.host("one", 1).unwrap().command("sleep").arg("1000").spawn().unwrap();
     println!("\nvictim {} {}", network.name(), daemon.id());
     daemon.wait().unwrap();
@@ -135,13 +137,13 @@ fn rates_are_kept() {
     const BYTES: usize = 20_000_000;
     let rate = Rate::mbit(80);
     let ideal = BYTES as f64 / rate.bytes_per_second() as f64;
-    slow.limit_egress(rate).unwrap();
+    network.shape(&slow, &Link { up: Some(rate), ..Link::default() }).unwrap();
 
     let before = slow.bytes_sent().unwrap();
     let shaped = transfer(&slow, &fast, BYTES).as_secs_f64();
     let on_the_wire = slow.bytes_sent().unwrap() - before;
     let other_way = transfer(&fast, &slow, BYTES).as_secs_f64();
-    slow.unlimit_egress().unwrap();
+    network.shape(&slow, &Link::default()).unwrap();
     let free = transfer(&slow, &fast, BYTES).as_secs_f64();
     println!(
         "ideal {ideal:.2} s, shaped {shaped:.2}, other way {other_way:.2}, free {free:.2}; {on_the_wire} B sent"
@@ -150,6 +152,142 @@ fn rates_are_kept() {
     assert!((0.9 * ideal..1.3 * ideal).contains(&shaped), "{shaped} s instead of {ideal}");
     assert!(other_way < 0.5 * ideal && free < 0.5 * ideal, "{other_way}, {free}");
     assert!((BYTES as u64..BYTES as u64 * 11 / 10).contains(&on_the_wire), "{on_the_wire} bytes for {BYTES}");
+}
+
+/// How long a byte takes there and back over a connection that stands, the quickest and the slowest of some.
+fn round_trips(from: &Host, to: &Host) -> (Duration, Duration) {
+    let listener = to.inside(|| TcpListener::bind(at(to, 0))).unwrap().unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut byte = [0];
+            while stream.read(&mut byte).unwrap() > 0 {
+                stream.write_all(&byte).unwrap();
+            }
+        });
+        let mut stream = connect(from, address, SOON).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let trips = (0..50).map(|_| {
+            let start = Instant::now();
+            stream.write_all(&[1]).unwrap();
+            stream.read_exact(&mut [0]).unwrap();
+            start.elapsed()
+        });
+        let trips: Vec<Duration> = trips.collect();
+        (*trips.iter().min().unwrap(), *trips.iter().max().unwrap())
+    })
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; .ci/run runs it"]
+fn delays_are_kept_while_bytes_flow() {
+    let network = Network::new().unwrap();
+    let link = Link { delay: Duration::from_millis(20), jitter: Duration::from_millis(5), ..Link::default() };
+    let (near, far) = (network.host("near", 1).unwrap(), network.host_in(None, "far", 2, &link).unwrap());
+    let (quickest, slowest) = round_trips(&near, &far);
+    println!("{quickest:?} to {slowest:?} by {}", network.delays());
+    assert!(quickest >= Duration::from_millis(30), "{quickest:?}");
+    assert!(
+        quickest <= Duration::from_millis(60) && slowest > quickest + Duration::from_millis(1),
+        "{slowest:?}"
+    );
+
+    let fast = Link { delay: Duration::from_millis(2), ..Link::default() };
+    network.shape(&far, &fast).unwrap();
+    let (quicker, _) = round_trips(&far, &near);
+    assert!((Duration::from_millis(4)..quickest).contains(&quicker), "{quicker:?}");
+    let taken = transfer(&near, &far, 50_000_000);
+    println!("50 MB in {taken:?}");
+    let refused = network.shape(&near, &fast);
+    assert_eq!(refused.is_err(), network.delays() == DelayBy::Forwarder, "a wire cannot be slowed later");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; .ci/run runs it"]
+fn a_link_loses_its_share() {
+    const PACKETS: usize = 20_000;
+    let network = Network::new().unwrap();
+    let (from, to) = (network.host("from", 1).unwrap(), network.host("to", 2).unwrap());
+    let arrived = |loss: f64| {
+        network.shape(&to, &Link { loss, ..Link::default() }).unwrap();
+        let receiver = to.inside(|| UdpSocket::bind(at(&to, 0))).unwrap().unwrap();
+        let sender = from.inside(|| UdpSocket::bind(at(&from, 0))).unwrap().unwrap();
+        receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut arrived = 0;
+        // In small portions, so that no buffer runs over.
+        for _ in 0..PACKETS / 50 {
+            for _ in 0..50 {
+                sender.send_to(b"x", receiver.local_addr().unwrap()).unwrap();
+            }
+            sender.send_to(b"last", receiver.local_addr().unwrap()).unwrap();
+            let mut packet = [0; 8];
+            // The last one may be lost itself; then the silence says so.
+            while let Ok(length) = receiver.recv(&mut packet) {
+                if length == b"last".len() {
+                    break;
+                }
+                arrived += 1;
+            }
+        }
+        arrived
+    };
+    assert_eq!(arrived(0.0), PACKETS);
+    let share = arrived(0.02) as f64 / PACKETS as f64;
+    assert!((0.97..0.99).contains(&share), "{share}");
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; .ci/run runs it"]
+fn zones_have_one_link_and_all_that_is_delivered_is_counted() {
+    const BYTES: usize = 5_000_000;
+    let network = Network::new().unwrap();
+    let rate = Rate::mbit(40);
+    let link = Link { delay: Duration::from_millis(10), jitter: Duration::from_millis(1), ..Link::at(rate) };
+    let zone = network.zone("far", &link).unwrap();
+    let near = [1, 2].map(|number| network.host(&format!("near{number}"), number).unwrap());
+    let far = [3, 4].map(|number| {
+        network.host_in(Some(&zone), &format!("far{number}"), number, &Link::default()).unwrap()
+    });
+
+    let within = transfer(&far[0], &far[1], BYTES).as_secs_f64();
+    assert!(network.crossed(&zone).unwrap().1 < 50_000, "what stays in the zone crosses nothing");
+    let (before, ideal) = (network.crossed(&zone).unwrap(), BYTES as f64 / rate.bytes_per_second() as f64);
+    let across = transfer(&near[0], &far[0], BYTES).as_secs_f64();
+    let crossed = network.crossed(&zone).unwrap().0 - before.0;
+    println!("within {within:.2} s, across {across:.2} of {ideal:.2} s, {crossed} B crossed");
+    assert!((0.8 * ideal..3.0 * ideal).contains(&across) && within < 0.5 * ideal, "{across} {within}");
+    assert!((BYTES as u64..BYTES as u64 * 13 / 10).contains(&crossed), "{crossed}");
+
+    let flows = network.flows().unwrap();
+    for (from, to) in [(&far[0], &far[1]), (&near[0], &far[0])] {
+        let delivered = flows[&(from.address(), to.address())];
+        assert!((BYTES as u64..BYTES as u64 * 13 / 10).contains(&delivered), "{delivered}");
+    }
+    assert!(!flows.contains_key(&(near[0].address(), near[1].address())));
+
+    network.cut(&near[1], &far[1]).unwrap();
+    let port = TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+    let outcome = connect(&near[1], at(&far[1], port), Duration::from_secs(2));
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::TimedOut);
+    network.heal(&near[1], &far[1]).unwrap();
+    let outcome = connect(&near[1], at(&far[1], port), SOON);
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+#[ignore = "needs root and network namespaces; .ci/run runs it"]
+fn a_disk_of_its_own_can_be_full_and_goes() {
+    let network = Network::new().unwrap();
+    let directory = network.directory().join("host");
+    network.disk(&directory, 1 << 20).unwrap();
+    let error = fs::write(directory.join("file"), vec![1; 2 << 20]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    assert!(fs::read_to_string("/proc/mounts").unwrap().contains(directory.to_str().unwrap()));
+    assert!(network.disk(&std::env::temp_dir(), 1).is_err());
+    drop(network);
+    assert!(!fs::read_to_string("/proc/mounts").unwrap().contains(directory.to_str().unwrap()));
+    assert!(!directory.exists());
 }
 
 #[test]

@@ -11,25 +11,36 @@
 //! | [`draft`] | images of all other kinds, layer by layer; artifacts |
 //! | [`http`] | one request, one connection |
 //! | [`tls`] | an authority for servers with names |
-//! | [`node`] | one `faasnet` process: starting, asking, stopping, freezing, killing it |
+//! | [`node`] | one `faasnet` process: starting, stopping, freezing, killing it |
+//! | [`client`] | asking it |
 //! | [`runtime`] | programs that pull images through a node: containerd, podman, buildah, skopeo, docker |
 //! | [`stage`] | all of these together, as a test wants them |
 //! | [`fleet`] | a stage with such programs on its nodes |
-//! | [`process`] | bounded commands and bounded waiting |
+//! | [`record`] | what a run of a scenario leaves |
+//! | [`scenario`] | who exists, what happens, what has to hold: as a file |
+//! | [`play`] | a scenario, played on this machine |
+//! | [`field`] | other ways to bring an image to many hosts, beside ours |
+//! | [`process`] | bounded commands and bounded waiting, and what processes use |
 //!
 //! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd`, `openssl`, `curl` in the path. It contains no
 //! code of the nodes: what it knows about them is their command line and their JSON.
 
+pub mod client;
 pub mod debian;
 pub mod draft;
+pub mod field;
 pub mod fleet;
 pub mod http;
 pub mod image;
 pub mod netns;
 pub mod node;
+pub mod play;
 pub mod process;
+pub mod record;
 pub mod registry;
+pub mod report;
 pub mod runtime;
+pub mod scenario;
 pub mod stage;
 pub mod tls;
 

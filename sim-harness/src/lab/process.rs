@@ -1,5 +1,6 @@
-//! Commands and waiting, both with an end: nothing in the lab may hang a test run.
+//! Commands and waiting, both with an end, since nothing in the lab may hang a test run; and what processes use.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -84,9 +85,63 @@ pub fn signal(pid: u32, signal: Signal) -> Result<()> {
     }
 }
 
+/// The kernel's clock tick for times of processes (`USER_HZ`), which is the same on every Linux.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// The processor time that a process has used, in all its threads.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    // The second column, in parentheses, is the program's name and may hold anything; user and system time are the 14th and 15th.
+    let columns = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(2));
+    let ticks = columns.and_then(|times| times.map(|time| time.parse::<u64>().ok()).sum::<Option<u64>>());
+    Ok(Duration::from_millis(ticks.with_context(|| format!("no times in {path}"))? * 1000 / TICKS_PER_SECOND))
+}
+
+/// How long all processors together were busy, and how long they were there, since the machine was started or between two looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BusyTime {
+    /// With anything: programs, the kernel, packets.
+    pub busy: Duration,
+    /// With that or with nothing.
+    pub total: Duration,
+}
+
+impl BusyTime {
+    /// Since the machine was started.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn now() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let first = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).unwrap_or_default();
+        let times: Vec<u64> = first.split_whitespace().filter_map(|time| time.parse().ok()).collect();
+        // user, nice, system, idle, iowait, irq, softirq, steal; guests are counted as users already.
+        ensure!(times.len() >= 8, "/proc/stat begins with {first:?}");
+        let span = |ticks: u64| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
+        let total: u64 = times[..8].iter().sum();
+        Ok(Self { busy: span(total - times[3] - times[4]), total: span(total) })
+    }
+
+    /// From an earlier look to this one.
+    #[must_use]
+    pub fn since(self, earlier: &Self) -> Self {
+        let total = self.total.saturating_sub(earlier.total);
+        Self { busy: self.busy.saturating_sub(earlier.busy), total }
+    }
+
+    /// The share of all processors that was busy, from 0 to 1.
+    pub fn share(self) -> f64 {
+        if self.total.is_zero() { 0.0 } else { self.busy.as_secs_f64() / self.total.as_secs_f64() }
+    }
+}
+
 /// The last lines of a file; for messages, so a file that cannot be read is told in place of them.
 pub fn tail(path: &Path, lines: usize) -> String {
-    let text = match std::fs::read(path) {
+    let text = match fs::read(path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(error) => format!("({error})"),
     };
@@ -120,6 +175,19 @@ mod tests {
         let error = output_within(Command::new("sleep").arg("100"), Duration::from_millis(50)).unwrap_err();
         assert!(error.to_string().contains("sleep 100"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(50));
+    }
+
+    #[test]
+    fn work_is_seen() {
+        let (own, machine) = (cpu_time(std::process::id()).unwrap(), BusyTime::now().unwrap());
+        wait_until("some work to be done", Duration::from_secs(60), || {
+            let done = cpu_time(std::process::id())? >= own + Duration::from_millis(50);
+            Ok((done || (0..1_000_000_u64).map(std::hint::black_box).sum::<u64>() == 0).then_some(()))
+        })
+        .unwrap();
+        let worked = BusyTime::now().unwrap().since(&machine);
+        assert!(worked.busy >= Duration::from_millis(30), "{worked:?}");
+        assert!((0.0..=1.0).contains(&worked.share()), "{worked:?}");
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::client::{Member, MemberState, Pulling};
 use super::image::Image;
-use super::netns::{Host, Network, address};
-use super::node::{Member, MemberState, NodePlan, NodeProcess, Pulling, endpoint, new_secret};
+use super::netns::{Host, Link, Network, Zone, address};
+use super::node::{NodePlan, NodeProcess, endpoint, new_secret};
 use super::process::wait_until;
 use super::registry::Registry;
 
@@ -24,6 +25,17 @@ const ACQUAINTANCE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What an image is called in the registry, without the registry's own name.
 pub const IMAGE_NAME: &str = "test/image:v1";
+
+/// Where a node stands.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// Its zone, if not the backbone.
+    pub zone: Option<Zone>,
+    /// Its link.
+    pub link: Link,
+    /// The size of its disk in bytes, if it has one of its own.
+    pub disk: Option<u64>,
+}
 
 /// A registry and nodes `n1`, `n2`, … which know each other.
 #[derive(Debug)]
@@ -59,37 +71,45 @@ impl Stage {
     /// # Errors
     /// See [`Stage::new`].
     pub fn named(title: &str, nodes: usize, names: &[&str]) -> Result<Self> {
-        // One stage at a time: each has the machine to itself, or else times and loads would mean nothing.
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = Instant::now();
-        let secret = new_secret()?;
-        let network = Network::new()?;
-        let host = network.host("registry", REGISTRY_NUMBER)?;
-        let registry = Registry::start(&host, &network.directory().join("registry"))?;
-        let names = names.iter().map(|&name| name.to_owned()).chain([registry.name()]).collect();
-        // A node waits for its seeds, so it gets none if there will be no other.
-        let seeds = if nodes <= 1 { 0 } else { SEEDS };
-        let config = None;
-        let title = title.to_owned();
-        let mut stage = Self {
-            nodes: Vec::new(),
-            registry,
-            network,
-            names,
-            config,
-            seeds,
-            secret,
-            title,
-            start,
-            _alone: alone,
-        };
+        let mut stage = Self::over(Network::new()?, title, nodes, names)?;
         stage.say(&format!("starting {nodes} nodes"));
         for _ in 0..nodes {
             stage.start_node()?;
         }
         stage.wait_acquainted()?;
         Ok(stage)
+    }
+
+    /// A registry on a network without hosts, and no nodes yet; so many are to come first.
+    ///
+    /// # Errors
+    /// See [`Stage::new`].
+    pub fn on(network: Network, title: &str, nodes: usize) -> Result<Self> {
+        Self::over(network, title, nodes, &[])
+    }
+
+    fn over(network: Network, title: &str, nodes: usize, names: &[&str]) -> Result<Self> {
+        // One stage at a time: each has the machine to itself, or else times and loads would mean nothing.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let secret = new_secret()?;
+        let host = network.host("registry", REGISTRY_NUMBER)?;
+        let registry = Registry::start(&host, &network.directory().join("registry"))?;
+        let names = names.iter().map(|&name| name.to_owned()).chain([registry.name()]).collect();
+        Ok(Self {
+            nodes: Vec::new(),
+            registry,
+            network,
+            names,
+            config: None,
+            // A node waits for its seeds, so none has one that will not be there.
+            seeds: if nodes <= 1 { 0 } else { nodes.min(SEEDS.into()) as u16 },
+            secret,
+            title: title.to_owned(),
+            start,
+            _alone: alone,
+        })
     }
 
     /// Adds one more node, and waits until it is ready and all know each other. Gives its index.
@@ -216,12 +236,24 @@ impl Stage {
     /// # Errors
     /// When it cannot be started.
     pub fn start_node(&mut self) -> Result<usize> {
+        self.start_node_at(&Site::default())
+    }
+
+    /// The same, at a place of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_node_at(&mut self, site: &Site) -> Result<usize> {
         let index = self.nodes.len();
         let number = u16::try_from(index + 1).context("too many nodes")?;
         let id = format!("n{number}");
-        let host = self.network.host(&id, NODES_AFTER + number)?;
+        let host = self.network.host_in(site.zone.as_ref(), &id, NODES_AFTER + number, &site.link)?;
         let directory = self.network.directory().join(&id);
-        self.nodes.push(NodeProcess::start(&host, self.plan(&id), &directory)?);
+        if let Some(bytes) = site.disk {
+            self.network.disk(&directory, bytes)?;
+        }
+        let plan = NodePlan { zone: site.zone.as_ref().map(|zone| zone.name().to_owned()), ..self.plan(&id) };
+        self.nodes.push(NodeProcess::start(&host, plan, &directory)?);
         Ok(index)
     }
 
@@ -238,6 +270,7 @@ impl Stage {
     fn plan(&self, id: &str) -> NodePlan {
         NodePlan {
             id: id.to_owned(),
+            zone: None,
             seeds: (1..=self.seeds).map(|number| endpoint(address(NODES_AFTER + number))).collect(),
             origins: if self.config.is_some() { Vec::new() } else { self.origins() },
             default_origin: self.names[0].clone(),

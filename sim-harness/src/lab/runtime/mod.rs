@@ -139,7 +139,8 @@ impl Home {
         namespace.push(self.host.namespace());
         let mut command = Command::new("nsenter");
         command.arg(namespace).args(["unshare", "--mount", "sh", "-c", WITH_HOSTS, "sh"]);
-        command.arg(self.path("hosts")).arg(program);
+        // Whoever started us may ignore Ctrl-C, as shells do in the background, and programs would inherit that.
+        command.arg(self.path("hosts")).args(["env", "--default-signal=INT"]).arg(program);
         command.env("SSL_CERT_FILE", &self.world.authority).env("TMPDIR", self.path("tmp"));
         command.env("HOME", &self.directory).env("DOCKER_CONFIG", &self.directory);
         command

@@ -18,11 +18,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use faasnet_sim::lab::client::Function;
 use faasnet_sim::lab::draft::{Compression, Draft};
 use faasnet_sim::lab::fleet::Fleet;
 use faasnet_sim::lab::image::Image;
-use faasnet_sim::lab::netns::Rate;
-use faasnet_sim::lab::node::Function;
+use faasnet_sim::lab::netns::{Link, Rate};
 use faasnet_sim::lab::process::wait_until;
 use faasnet_sim::lab::registry::AccessLog;
 use faasnet_sim::lab::runtime::{Kind, Runtime, Wanted};
@@ -118,12 +118,16 @@ impl<'a> Watch<'a> {
 
 /// Lets the registry need [`SHAPED_TIME`] for an image.
 fn slow_down(fleet: &Fleet, image: &Image) -> Result<()> {
-    fleet.stage.registry.host().limit_egress(Rate::of(image.bytes(), SHAPED_TIME))
+    let stage = &fleet.stage;
+    stage.network.shape(
+        stage.registry.host(),
+        &Link { up: Some(Rate::of(image.bytes(), SHAPED_TIME)), ..Link::default() },
+    )
 }
 
 /// Undoes [`slow_down`].
 fn speed_up(fleet: &Fleet) -> Result<()> {
-    fleet.stage.registry.host().unlimit_egress()
+    fleet.stage.network.shape(fleet.stage.registry.host(), &Link::default())
 }
 
 /// Waits until the first node holds a third of an image, and insists that it does not hold all of it yet.

@@ -4,9 +4,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use faasnet_sim::lab::client::{Place, Pulling};
 use faasnet_sim::lab::image::Image;
-use faasnet_sim::lab::netns::Rate;
-use faasnet_sim::lab::node::{Place, Pulling};
+use faasnet_sim::lab::netns::{Link, Rate};
 use faasnet_sim::lab::process::wait_until;
 use faasnet_sim::lab::registry::AccessLog;
 use faasnet_sim::lab::stage::{IMAGE_NAME, Stage};
@@ -273,7 +273,8 @@ fn start_shaped_burst(title: &str, nodes: usize, image: impl Fn(&Stage) -> Image
     let stage = Stage::new(title, nodes).unwrap();
     let image = image(&stage);
     let reference = stage.publish(&image).unwrap();
-    stage.registry.host().limit_egress(Rate::of(image.bytes(), SHAPED_TIME)).unwrap();
+    let link = Link { up: Some(Rate::of(image.bytes(), SHAPED_TIME)), ..Link::default() };
+    stage.network.shape(stage.registry.host(), &link).unwrap();
     let before = stage.registry.access_log().unwrap();
     stage.say("all nodes pull at once, from a slow registry");
     let pulls = stage.pull_everywhere(&reference, PULL_LIMIT);

@@ -4,7 +4,8 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use faasnet_sim::lab::node::{Member, MemberState, NodeProcess, new_secret};
+use faasnet_sim::lab::client::{Member, MemberState};
+use faasnet_sim::lab::node::{NodeProcess, new_secret};
 use faasnet_sim::lab::process::wait_until;
 use faasnet_sim::lab::stage::Stage;
 

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use faasnet_sim::lab::node::{Pulled, binary};
+use faasnet_sim::lab::client::Pulled;
+use faasnet_sim::lab::node::binary;
 use faasnet_sim::lab::process::{output_within, run, wait_until};
 use serde_json::Value;
 
