@@ -9,6 +9,7 @@
 pub mod api;
 pub mod client;
 pub mod config;
+mod congestion;
 pub mod demo;
 mod documents;
 mod error;

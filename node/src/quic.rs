@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::congestion::FairShares;
 use crate::trust::{RENEWAL, Trust, node_of, server_name};
 
 /// How long connecting may take. A peer on the same network answers within milliseconds; this is for lost packets.
@@ -56,6 +57,7 @@ const NO_APPLICATION_PROTOCOL: u64 = 0x178;
 pub(crate) struct QuicLink {
     endpoint: Endpoint,
     clients: RwLock<BTreeMap<Protocol, quinn::ClientConfig>>,
+    shares: Arc<FairShares>,
     pool: Mutex<BTreeMap<(SocketAddr, Protocol), Arc<Slot>>>,
     closed: tokio_util::sync::CancellationToken,
 }
@@ -81,7 +83,8 @@ impl QuicLink {
                 "cannot listen on {listen}/udp; give an address of this machine that is free with --listen ADDR:PORT"
             )
         })?;
-        let (server, clients) = configs(&trust)?;
+        let shares = Arc::default();
+        let (server, clients) = configs(&trust, &shares)?;
         let seed = trust.endpoint_seed();
         let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, seed)));
         // A restarted node must recognise the connection ids it gave out before, to reset those connections.
@@ -92,6 +95,7 @@ impl QuicLink {
         let link = Arc::new(Self {
             endpoint,
             clients: RwLock::new(clients),
+            shares,
             pool: Mutex::default(),
             closed: tokio_util::sync::CancellationToken::new(),
         });
@@ -119,7 +123,7 @@ impl QuicLink {
     async fn renew(self: Arc<Self>, trust: Trust) {
         loop {
             sleep(RENEWAL).await;
-            match configs(&trust) {
+            match configs(&trust, &self.shares) {
                 Ok((server, clients)) => {
                     self.endpoint.set_server_config(Some(server));
                     *self.clients.write() = clients;
@@ -215,9 +219,12 @@ fn bind_udp(listen: SocketAddr) -> anyhow::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-fn configs(trust: &Trust) -> anyhow::Result<(quinn::ServerConfig, BTreeMap<Protocol, quinn::ClientConfig>)> {
+fn configs(
+    trust: &Trust,
+    shares: &Arc<FairShares>,
+) -> anyhow::Result<(quinn::ServerConfig, BTreeMap<Protocol, quinn::ClientConfig>)> {
     let tls = trust.issue()?;
-    let transport = Arc::new(transport());
+    let transport = Arc::new(transport(shares.clone()));
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls.server)?));
     server.transport_config(transport.clone());
     let clients = tls.clients.into_iter().map(|(protocol, tls)| {
@@ -228,7 +235,7 @@ fn configs(trust: &Trust) -> anyhow::Result<(quinn::ServerConfig, BTreeMap<Proto
     Ok((server, clients.collect::<anyhow::Result<_>>()?))
 }
 
-fn transport() -> quinn::TransportConfig {
+fn transport(shares: Arc<FairShares>) -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
@@ -237,7 +244,8 @@ fn transport() -> quinn::TransportConfig {
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW));
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .congestion_controller_factory(shares);
     transport
 }
 
