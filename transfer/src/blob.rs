@@ -8,6 +8,7 @@
 //! [`ENTRY_BYTES`] an entry (index, hash), written after the block's bytes. What the journal says is believed only
 //! after the bytes were hashed again, so a torn or lost write costs that block and nothing else.
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::unix::fs::FileExt;
@@ -105,6 +106,8 @@ pub struct Blob {
     recent: Arc<Recent>,
     pub(crate) progress: watch::Sender<Progress>,
     demands: Arc<Demands>,
+    /// Of blocks whose bytes matched them: what is served with these is noticed if the disk has changed it.
+    hashes: Mutex<HashMap<u32, BlockHash>>,
     files: Mutex<Files>,
 }
 
@@ -139,6 +142,7 @@ impl Blob {
                 abandoned: None,
             }),
             demands: Arc::default(),
+            hashes: Mutex::default(),
             files: Mutex::new(Files { data: None, journal: None, hasher: Some(Sha256::new()), next: 0 }),
             paths,
         };
@@ -177,6 +181,7 @@ impl Blob {
             let mut bytes = vec![0; usize::try_from(span.end - span.start).expect("a block fits memory")];
             let whole = data.read_exact_at(&mut bytes, span.start).is_ok();
             if whole && blake3::hash(&bytes).as_bytes() == hash {
+                self.hashes.lock().insert(index, hash.try_into().expect("a hash's length"));
                 self.progress.send_modify(|progress| {
                     progress.held.insert(index);
                 });
@@ -301,6 +306,7 @@ impl Blob {
         let data = self.open_data(&mut files)?;
         data.write_all_at(bytes, span.start).map_err(Self::disk("write", &self.paths.data))?;
         self.append(&mut files, index, hash)?;
+        self.hashes.lock().insert(index, hash);
         self.recent.insert((self.digest, index), hash, bytes.clone());
         self.progress.send_modify(|progress| {
             progress.held.insert(index);
@@ -375,6 +381,7 @@ impl Blob {
         for path in [&self.paths.journal, &self.paths.data] {
             let _ = fs::remove_file(path);
         }
+        self.hashes.lock().clear();
         self.recent.forget(&self.digest);
         self.progress.send_modify(|progress| progress.held = BlockSet::empty(blocks::count(self.size)));
     }
@@ -401,10 +408,18 @@ impl Blob {
         if let Some(block) = self.recent.get(&(self.digest, index)) {
             return Ok(block);
         }
+        let span = blocks::span(self.size, index);
+        let known = self.hashes.lock().get(&index).copied();
+        if let Some(hash) = known
+            && let Some(bytes) = self.read_cached(&span)
+        {
+            return Ok((hash, bytes));
+        }
         let blob = self.clone();
         let read = spawn_blocking(move || {
-            let bytes = Bytes::from(blob.read_file(blocks::span(blob.size, index))?);
-            let hash = *blake3::hash(&bytes).as_bytes();
+            let bytes = Bytes::from(blob.read_file(span)?);
+            let hash = known.unwrap_or_else(|| *blake3::hash(&bytes).as_bytes());
+            blob.hashes.lock().insert(index, hash);
             blob.recent.insert((blob.digest, index), hash, bytes.clone());
             Ok((hash, bytes))
         });
@@ -466,6 +481,14 @@ impl Blob {
         let missing = || io::Error::new(io::ErrorKind::NotFound, "the file is gone");
         let read = data.ok_or_else(missing).and_then(|file| read_span(&file, range));
         read.map_err(Self::disk("read", &self.paths.complete))
+    }
+}
+
+#[cfg(test)]
+impl Blob {
+    /// As if many other blocks had come since.
+    pub(crate) fn forget_recent(&self) {
+        self.recent.forget(&self.digest);
     }
 }
 

@@ -244,6 +244,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_the_disk_has_changed_since_is_served_with_the_hash_of_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let blob = open(&dir).blob(digest(), size()).await.unwrap();
+        put(&blob, 0).await.unwrap();
+        let data = dir.path().join("partial").join(format!("{}.data", digest().hex()));
+        fs::OpenOptions::new().write(true).open(&data).unwrap().write_all_at(b"rot", 10).unwrap();
+        blob.forget_recent();
+        let (hash, bytes) = blob.read(0).await.unwrap();
+        assert_eq!(hash, *blake3::hash(&content()[0]).as_bytes());
+        assert_ne!(bytes, content()[0], "who receives it finds out");
+    }
+
+    #[tokio::test]
     async fn a_block_that_is_not_its_hash_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
         let blob = open(&dir).blob(digest(), size()).await.unwrap();

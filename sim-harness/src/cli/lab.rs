@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use faasnet_sim::lab::field::contestants::Contestant;
 use faasnet_sim::lab::record::Record;
 use faasnet_sim::lab::scenario::words::{Size, Speed};
-use faasnet_sim::lab::{field, play, report, scenario};
+use faasnet_sim::lab::{field, hop, play, report, scenario};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::Verdict;
@@ -21,6 +21,7 @@ use super::Verdict;
 pub(crate) enum LabCommand {
     Run(RunArgs),
     Compare(CompareArgs),
+    Hop(HopArgs),
     /// List the scenarios that come with the lab
     List,
     /// Print the file of a scenario that comes with the lab, to begin a new one with
@@ -93,6 +94,32 @@ impl CompareArgs {
     }
 }
 
+/// Measure one hop of a tree beside a bare QUIC stream, and nginx with curl, in one run
+///
+/// A blob in the sender's page cache, and a link as fast as the machine. Needs Debian's nginx-light and curl.
+#[derive(Debug, Args)]
+pub(crate) struct HopArgs {
+    /// The size of the blob
+    #[arg(long, default_value = "1 GiB")]
+    size: Size,
+    /// How often each runs
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl HopArgs {
+    fn run(self) -> Result<Verdict> {
+        let Size(bytes) = self.size;
+        let plan = hop::Plan { bytes, rounds: self.rounds };
+        let outcome = hop::measure(plan, &*interruption()?)?;
+        say(&if self.json { serde_json::to_string(&outcome)? } else { hop::table(&outcome) })?;
+        Ok(Verdict::Held)
+    }
+}
+
 /// Ours first, then the others, each once.
 fn with_ours(others: &[Contestant]) -> Vec<Contestant> {
     let mut all = vec![Contestant::Faasnet];
@@ -109,6 +136,7 @@ impl LabCommand {
         match self {
             Self::Run(args) => args.run(),
             Self::Compare(args) => args.run(),
+            Self::Hop(args) => args.run(),
             Self::List => {
                 for (name, text) in scenario::library() {
                     say(&format!("{name:15} {}", scenario::file::read(name, text)?.about))?;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use faasnet_sim::lab::field::relay;
+use faasnet_sim::lab::hop::bare;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -37,6 +38,12 @@ enum Command {
     /// A link of the ideal chain that `lab compare` measures
     #[command(hide = true, name = relay::SUBCOMMAND)]
     Relay { listen: SocketAddr, file: PathBuf, next: Option<SocketAddr> },
+    /// The sender of the bare stream that `lab hop` measures
+    #[command(hide = true, name = bare::SERVE)]
+    BareServe { listen: SocketAddr, certificate: PathBuf, bytes: u64 },
+    /// Its receiver
+    #[command(hide = true, name = bare::FETCH)]
+    BareFetch { server: SocketAddr, certificate: PathBuf, bytes: u64, keep: Option<PathBuf> },
 }
 
 /// How a command ended, if it could be run at all.
@@ -47,11 +54,21 @@ enum Verdict {
     Broken,
 }
 
+fn held((): ()) -> Verdict {
+    Verdict::Held
+}
+
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Lab(command) => command.run(),
-        Command::Relay { listen, file, next } => relay::run(listen, &file, next).map(|()| Verdict::Held),
+        Command::Relay { listen, file, next } => relay::run(listen, &file, next).map(held),
+        Command::BareServe { listen, certificate, bytes } => {
+            bare::serve(listen, &certificate, bytes).map(held)
+        }
+        Command::BareFetch { server, certificate, bytes, keep } => {
+            bare::fetch(server, &certificate, bytes, keep.as_deref()).map(held)
+        }
     };
     match outcome {
         Ok(Verdict::Held) => ExitCode::SUCCESS,

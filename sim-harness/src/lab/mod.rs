@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`netns`] | hosts on a switch: namespaces, rates, cuts; cleaned up whatever happens |
 //! | [`registry`] | Debian's `docker-registry` on a host, and what its access log says it sent |
+//! | [`nginx`] | nginx on a host |
 //! | [`image`] | images as OCI layouts, and their digests |
 //! | [`debian`] | one from real Debian packages, cached |
 //! | [`draft`] | images of all other kinds, layer by layer; artifacts |
@@ -20,6 +21,8 @@
 //! | [`scenario`] | who exists, what happens, what has to hold: as a file |
 //! | [`play`] | a scenario, played on this machine |
 //! | [`field`] | other ways to bring an image to many hosts, beside ours |
+//! | [`hop`] | one hop of a tree, beside a bare QUIC stream and nginx |
+//! | [`runner`] | programs of the lab's own |
 //! | [`process`] | bounded commands and bounded waiting, and what processes use |
 //!
 //! It needs root, and `ip`, `tc`, `nft`, `docker-registry`, `skopeo`, `mmdebstrap`, `zstd`, `openssl`, `curl` in the path. It contains no
@@ -30,15 +33,18 @@ pub mod debian;
 pub mod draft;
 pub mod field;
 pub mod fleet;
+pub mod hop;
 pub mod http;
 pub mod image;
 pub mod netns;
+pub mod nginx;
 pub mod node;
 pub mod play;
 pub mod process;
 pub mod record;
 pub mod registry;
 pub mod report;
+pub mod runner;
 pub mod runtime;
 pub mod scenario;
 pub mod stage;

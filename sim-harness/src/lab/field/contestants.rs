@@ -10,11 +10,12 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::ground::{Course, Finish, Ground, Runner, Wanted, file_name, race, verify};
+use super::ground::{Course, Finish, Ground, Wanted, file_name, race, verify};
 use super::relay;
 use crate::lab::image::digest_of;
 use crate::lab::netns::{Host, Link, at};
-use crate::lab::process::wait_until;
+use crate::lab::nginx::Nginx;
+use crate::lab::runner::Runner;
 use crate::lab::stage::Site;
 
 /// Requests at once per host: what container runtimes do.
@@ -126,51 +127,19 @@ fn download(ground: &Ground<'_>, server: SocketAddr) -> Result<Finish> {
 
 /// A cache on a host of its own, whose link is as fast as the registry's.
 fn nginx(ground: &Ground<'_>) -> Result<Finish> {
-    let host = ground.proxy_host()?;
     let directory = ground.directory("nginx")?;
-    let server = at(&host, PORT);
-    let origin = ground.stage.registry.server();
-    let place = directory.display();
+    let cache = format!("proxy_cache_path {}/cache keys_zone=blobs:10m max_size=10g;", directory.display());
     // One request for each blob goes to the registry, and who asks meanwhile waits for it.
-    let configuration = format!(
-        "daemon off; pid {place}/pid; error_log {place}/error.log; worker_processes 2;
-         events {{ worker_connections 1024; }}
-         http {{
-            access_log off; sendfile on; tcp_nopush on;
-            client_body_temp_path {place}/body; fastcgi_temp_path {place}/f; uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
-            proxy_temp_path {place}/temporary;
-            proxy_cache_path {place}/cache keys_zone=blobs:10m max_size=10g;
-            server {{
-                listen {server};
-                location / {{
-                    proxy_pass http://{origin}; proxy_http_version 1.1; proxy_cache blobs; proxy_cache_valid 200 1h;
-                    proxy_cache_lock on; proxy_cache_lock_timeout 1h; proxy_cache_lock_age 1h; proxy_ignore_headers Cache-Control Expires;
-                }}
-            }}
-         }}"
+    let server = format!(
+        "location / {{
+            proxy_pass http://{}; proxy_http_version 1.1; proxy_cache blobs; proxy_cache_valid 200 1h;
+            proxy_cache_lock on; proxy_cache_lock_timeout 1h; proxy_cache_lock_age 1h;
+            proxy_ignore_headers Cache-Control Expires;
+         }}",
+        ground.stage.registry.server()
     );
-    let file = directory.join("nginx.conf");
-    fs::write(&file, configuration)?;
-    let mut nginx = host.command("nginx");
-    nginx.arg("-e").arg(directory.join("error.log")).arg("-c").arg(&file);
-    let _process = Killed(
-        nginx
-            .stderr(File::create(directory.join("log"))?)
-            .spawn()
-            .context("cannot start nginx; install Debian's `nginx-light`")?,
-    );
-    wait_until("nginx to answer", ground.course.limit, || Ok(host.http_get(server, "/v2/").ok().map(drop)))?;
-    download(ground, server)
-}
-
-/// A process that ends with its owner.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    let nginx = Nginx::start(&ground.proxy_host()?, PORT, &directory, &cache, &server)?;
+    download(ground, nginx.server())
 }
 
 fn swarm(ground: &Ground<'_>, settings: &str) -> Result<Finish> {

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::lab::netns::Host;
+use crate::lab::runner::say;
 
 /// What is moved at once.
 const PIECE: usize = 256 * 1024;
@@ -59,10 +60,4 @@ pub(super) fn send(file: &Path, first: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(first)?;
     io::copy(&mut File::open(file)?, &mut stream)?;
     Ok(())
-}
-
-fn say(what: &str) -> Result<()> {
-    let mut output = io::stdout();
-    writeln!(output, "{what}")?;
-    Ok(output.flush()?)
 }
