@@ -1,6 +1,6 @@
 //! Scenarios: who exists, which image, what happens when, and what has to hold in the end.
 //!
-//! A scenario is a small TOML file, see [`file`]; the main ones are built in. Pure: playing one is [`super::play`]'s business.
+//! A scenario is a small TOML file, see [`mod@file`]; the main ones are built in. Pure: playing one is [`super::play`]'s business.
 
 pub mod file;
 pub mod words;
