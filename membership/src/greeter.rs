@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::id::{FunctionId, NodeId, Zone};
-use crate::stamp::{HybridClock, Stamp};
+use crate::stamp::{HybridClock, Seniority, Stamp};
 use crate::tree::{Participant, Tree};
 use crate::view::{Contact, MemberState, ParticipationState, View};
 use crate::wire::{Joined, MAX_CONTACTS};
@@ -51,8 +51,8 @@ pub struct Joiner {
     pub addr: SocketAddr,
     /// Its zone.
     pub zone: Zone,
-    /// The stamp of an earlier join.
-    pub stamp: Option<Stamp>,
+    /// What it has of an earlier join.
+    pub seniority: Seniority,
     /// Nodes that did not serve it.
     pub avoid: Vec<NodeId>,
 }
@@ -76,16 +76,32 @@ impl Greeter {
         for contact in view.participants(&function) {
             self.clock.observe(contact.stamp, now_ms);
         }
-        let earlier = joiner.stamp.or_else(|| {
-            let known =
-                self.participants(&function, view).into_iter().find(|known| known.node == joiner.node);
-            known.map(|known| known.stamp)
-        });
-        let stamp = earlier.unwrap_or_else(|| self.clock.tick(now_ms));
+        let stamp = match joiner.seniority {
+            Seniority::Kept(stamp) => stamp,
+            Seniority::New => self.stamp_after(None, function, joiner, view, now_ms),
+            Seniority::GivenUp(stamp) => self.stamp_after(Some(stamp), function, joiner, view, now_ms),
+        };
         let contact = joiner.contact(stamp);
         self.remember(function, contact, now_ms);
         let lineage = self.lineage(&function, &joiner.node, view, &joiner.avoid);
         Joined { stamp, ancestors: lineage.ancestors, ready: lineage.ready }
+    }
+
+    /// The stamp that the joiner is known to have, if it is later than the one it gave up, or else a new one.
+    fn stamp_after(
+        &mut self,
+        given_up: Option<Stamp>,
+        function: FunctionId,
+        joiner: &Joiner,
+        view: &View,
+        now_ms: u64,
+    ) -> Stamp {
+        let participants = self.participants(&function, view);
+        let known = participants.iter().find(|known| known.node == joiner.node).map(|known| known.stamp);
+        if let Some(stamp) = given_up {
+            self.clock.observe(stamp, now_ms);
+        }
+        known.filter(|known| Some(*known) > given_up).unwrap_or_else(|| self.clock.tick(now_ms))
     }
 
     /// Takes note of a participant that another greeting named.
@@ -155,9 +171,12 @@ impl Greeter {
             .map(|(node, greeting)| (node.clone(), greeting.contact.clone()))
             .collect();
         for contact in view.participants(function) {
-            let is_ready_by_now =
-                |known: &Contact| known.state == ParticipationState::Ready && known.stamp == contact.stamp;
-            if !all.get(&contact.node).is_some_and(is_ready_by_now) {
+            // It joined anew since it published that, or is ready by now.
+            let is_newer = |known: &Contact| {
+                let is_ready = |contact: &Contact| contact.state == ParticipationState::Ready;
+                (known.stamp, is_ready(known)) > (contact.stamp, is_ready(&contact))
+            };
+            if !all.get(&contact.node).is_some_and(is_newer) {
                 all.insert(contact.node.clone(), contact);
             }
         }
@@ -221,7 +240,7 @@ mod tests {
 
     fn joiner(i: usize) -> Joiner {
         let addr = SocketAddr::from(([10, 0, 0, 1], u16::try_from(i).unwrap()));
-        Joiner { node: node(i), addr, zone: Zone::default(), stamp: None, avoid: Vec::new() }
+        Joiner { node: node(i), addr, zone: Zone::default(), seniority: Seniority::New, avoid: Vec::new() }
     }
 
     fn view_of(published: &[(usize, Participation)]) -> View {
@@ -259,9 +278,26 @@ mod tests {
         let view = view_of(&[]);
         let first = greeter.greet(FUNCTION, &joiner(1), &view, 1000);
         assert_eq!(greeter.greet(FUNCTION, &joiner(1), &view, 2000).stamp, first.stamp);
-        let stamp = Some(Stamp { wall_ms: 5, logical: 5 });
-        let with_own = greeter.greet(FUNCTION, &Joiner { stamp, ..joiner(2) }, &view, 2000);
-        assert_eq!(Some(with_own.stamp), stamp);
+        let stamp = Stamp { wall_ms: 5, logical: 5 };
+        let with_own = Joiner { seniority: Seniority::Kept(stamp), ..joiner(2) };
+        assert_eq!(greeter.greet(FUNCTION, &with_own, &view, 2000).stamp, stamp);
+    }
+
+    #[test]
+    fn who_gave_up_its_place_gets_the_last_one_even_where_its_old_one_is_still_published() {
+        let old = Stamp { wall_ms: 1000, logical: 0 };
+        let published = |i, logical| {
+            (i, Participation { stamp: Stamp { logical, ..old }, state: ParticipationState::Provisioning })
+        };
+        let view = view_of(&[published(1, 0), published(2, 1), published(3, 2)]);
+        let mut greeter = Greeter::default();
+        let again = Joiner { seniority: Seniority::GivenUp(old), ..joiner(1) };
+        // Its wall clock is behind all that is known.
+        let joined = greeter.greet(FUNCTION, &again, &view, 900);
+        assert!(joined.stamp > published(3, 2).1.stamp);
+        assert_eq!(joined.ancestors.last().unwrap().node, node(2));
+        // Asked twice, it is in no other place.
+        assert_eq!(greeter.greet(FUNCTION, &again, &view, 901), joined);
     }
 
     #[test]
@@ -290,14 +326,13 @@ mod tests {
 
     #[test]
     fn who_is_ready_by_now_is_known_before_gossip_tells() {
-        let published = Participation { stamp: Stamp::default(), state: ParticipationState::Provisioning };
-        let view = view_of(&[(1, published)]);
+        let stamp = Stamp { wall_ms: 1, logical: 0 };
+        let view = view_of(&[(1, Participation { stamp, state: ParticipationState::Provisioning })]);
         let ready = |stamp| Contact { state: ParticipationState::Ready, ..joiner(1).contact(stamp) };
-        let earlier = Stamp { wall_ms: 1, logical: 0 };
         for (told, expected) in [
             (None, ParticipationState::Provisioning),
-            (Some(ready(Stamp::default())), ParticipationState::Ready),
-            (Some(ready(earlier)), ParticipationState::Provisioning),
+            (Some(ready(stamp)), ParticipationState::Ready),
+            (Some(ready(Stamp::default())), ParticipationState::Provisioning),
         ] {
             let mut greeter = Greeter::default();
             told.into_iter().for_each(|contact| greeter.remember(FUNCTION, contact, 1000));

@@ -14,7 +14,7 @@ use crate::id::{FunctionId, NodeId};
 use crate::link::Peer;
 use crate::membership::Membership;
 use crate::rendezvous;
-use crate::stamp::Stamp;
+use crate::stamp::{Seniority, Stamp};
 use crate::tree::Tree;
 use crate::view::{Contact, Member, MemberState, Participation};
 use crate::wire::{Joined, Reply, Request};
@@ -28,16 +28,16 @@ const GREETER_TIMEOUT: Duration = Duration::from_secs(2);
 impl Membership {
     /// Joins a function: asks its greeter for a stamp (unless one is kept from earlier) and takes note of the
     /// ancestors. Does without the nodes in `avoid`. Never fails: with no greeter to ask, this node greets itself.
-    pub async fn join(&self, function: FunctionId, stamp: Option<Stamp>, avoid: &[NodeId]) -> Stamp {
+    pub async fn join(&self, function: FunctionId, seniority: Seniority, avoid: &[NodeId]) -> Stamp {
         let config = self.config();
         let joiner = Joiner {
             node: config.node.clone(),
             addr: config.addr,
             zone: config.zone.clone(),
-            stamp,
+            seniority,
             avoid: avoid.to_vec(),
         };
-        let joined = match self.greeters(&function, stamp.is_some()).as_slice() {
+        let joined = match self.greeters(&function, seniority != Seniority::New).as_slice() {
             [] => None,
             [only] => self.ask_greeter(only, function, &joiner).await,
             [first, second, ..] => self.ask_two(first, second, function, &joiner).await,
@@ -100,7 +100,7 @@ impl Membership {
             function,
             addr: joiner.addr,
             zone: joiner.zone.clone(),
-            stamp: joiner.stamp,
+            seniority: joiner.seniority,
             avoid: joiner.avoid.clone(),
         };
         match ask(self.link(), greeter, &request, GREETER_TIMEOUT).await {

@@ -31,5 +31,5 @@ pub mod wire;
 
 pub use id::{FunctionId, NodeId, Zone};
 pub use membership::Membership;
-pub use stamp::Stamp;
+pub use stamp::{Seniority, Stamp};
 pub use view::View;

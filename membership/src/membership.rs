@@ -363,12 +363,12 @@ impl Membership {
                 self.observe().await;
                 Reply::Noted
             }
-            Request::Join { function, addr, zone, stamp, avoid } => {
+            Request::Join { function, addr, zone, seniority, avoid } => {
                 for node in &avoid {
                     self.suspect(node);
                 }
                 let addr = if addr.ip().is_unspecified() { from_addr } else { addr };
-                let joiner = Joiner { node: from.clone(), addr, zone, stamp, avoid };
+                let joiner = Joiner { node: from.clone(), addr, zone, seniority, avoid };
                 Reply::Joined(self.greet(function, &joiner))
             }
             Request::Greeted { function, contact } => {

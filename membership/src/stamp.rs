@@ -27,6 +27,18 @@ impl fmt::Display for Stamp {
     }
 }
 
+/// What a node that joins a function has by way of a stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seniority {
+    /// None that it knows of. Where a greeter knows of one, it gets that one again.
+    New,
+    /// That of an earlier join: it takes part still, or did until it stopped, and goes on where it was.
+    Kept(Stamp),
+    /// That of an earlier join which came to nothing. Others have moved up into its place, so it gets a later one: back in
+    /// its old place it could ask none of those who hold by now what it lacks.
+    GivenUp(Stamp),
+}
+
 /// Text that is no stamp.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no stamp: it must read <milliseconds>.<count>")]

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{FunctionId, NodeId, Zone};
-use crate::stamp::Stamp;
+use crate::stamp::{Seniority, Stamp};
 use crate::view::Contact;
 
 /// Rises with every change that an older node would not understand.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Largest request or reply, in bytes: a `Joined` with [`MAX_CONTACTS`] contacts takes some 20 KiB.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
@@ -53,8 +53,8 @@ pub enum Request {
         addr: SocketAddr,
         /// Its zone.
         zone: Zone,
-        /// The stamp of an earlier join, which it keeps.
-        stamp: Option<Stamp>,
+        /// What it has of an earlier join.
+        seniority: Seniority,
         /// Nodes that did not serve it: the answer should do without them.
         avoid: Vec<NodeId>,
     },
@@ -113,7 +113,7 @@ pub enum Refusal {
 /// A place in the tree.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Joined {
-    /// The joiner's stamp, its own from earlier if it sent one.
+    /// The joiner's stamp: the one it kept, if it did.
     pub stamp: Stamp,
     /// The joiner's ancestors, parent first.
     pub ancestors: Vec<Contact>,

@@ -22,6 +22,7 @@ mod pauses;
 mod provision;
 mod quic;
 mod range;
+mod records;
 pub mod render;
 pub mod trust;
 pub mod units;

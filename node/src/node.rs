@@ -45,6 +45,7 @@ use crate::origins::Origins;
 use crate::pauses;
 use crate::provision::{Parts, Provisioner};
 use crate::quic::QuicLink;
+use crate::records::Records;
 use crate::trust::Trust;
 use crate::whole::write_whole;
 
@@ -144,10 +145,10 @@ impl Node {
         let documents = Arc::new(documents);
         let fetcher =
             Arc::new(Fetcher { membership: membership.clone(), link: as_link, counters: counters.clone() });
-        let (root, zone) = (config.data.clone(), config.zone.clone());
+        let (records, zone) = (Records::open(&config.data)?, config.zone.clone());
         let config = watch::Sender::new(Arc::new(config));
-        let provisioner = Provisioner::open(Parts {
-            root,
+        let provisioner = Provisioner::new(Parts {
+            records,
             membership: membership.clone(),
             store: store.clone(),
             expectations,
@@ -157,7 +158,7 @@ impl Node {
             config: config.subscribe(),
             metrics: metrics.clone(),
             stop: stop.clone(),
-        })?;
+        });
         info!(node = %id, %addr, http = %http_addr, %zone, "started");
         let node = Self {
             inner: Arc::new(Inner {

@@ -1,21 +1,16 @@
 //! Functions on this node: provisioning them, and remembering them over restarts.
 //!
-//! One function is provisioned once at a time, whoever asks and however often. Below the data directory
-//! `functions/<hex>` keeps each one's name, stamp and whether it was ready, so that a restarted node keeps its
-//! seniority and goes on where it was.
+//! One function is provisioned once at a time, whoever asks and however often. [`crate::records`] are kept of
+//! them, so that a restarted node keeps its seniority and goes on where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use futures_util::future::try_join_all;
 use membership::view::{Participation, ParticipationState};
-use membership::{FunctionId, Membership, Stamp};
+use membership::{FunctionId, Membership, Seniority, Stamp};
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use transfer::blob::Blob;
 use transfer::claim::Claim;
 use transfer::digest::Digest;
-use transfer::expectation::Expectations;
+use transfer::expectation::{Expectation, Expectations};
 use transfer::fetch::{FetchError, Fetcher, Job, Source, Story};
 use transfer::manifest::{Descriptor, Document, Manifest, Platform, select};
 use transfer::reference::{Reference, Selector};
@@ -34,15 +29,15 @@ use crate::documents::Documents;
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::origins::Origins;
+use crate::records::{Record, RecordState, Records};
 use crate::units;
-use crate::whole::write_whole;
 
 /// Indexes within indexes that are followed to find an image. Real ones are one deep.
 const MAX_INDEX_DEPTH: usize = 3;
 
 /// What provisioning needs from the rest of the node.
 pub(crate) struct Parts {
-    pub(crate) root: PathBuf,
+    pub(crate) records: Records,
     pub(crate) membership: Membership,
     pub(crate) store: Arc<Store>,
     pub(crate) expectations: Arc<Expectations>,
@@ -57,6 +52,8 @@ pub(crate) struct Parts {
 /// All functions of one node.
 pub(crate) struct Provisioner {
     parts: Parts,
+    /// What an earlier run of this node left, until it is taken up. Children that ask for it before wait that long.
+    to_resume: Mutex<Vec<(FunctionId, Record, Expectation)>>,
     functions: Mutex<BTreeMap<FunctionId, Arc<Function>>>,
     /// Blobs being fetched that a client asked for by themselves: no manifest of theirs is known here.
     lone: Mutex<BTreeSet<Digest>>,
@@ -90,15 +87,6 @@ pub(crate) enum State {
     Provisioning,
     Ready,
     Failed(String),
-}
-
-/// What `functions/<hex>` says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Record {
-    reference: Reference,
-    stamp: Stamp,
-    ready: bool,
-    lazy: bool,
 }
 
 impl Function {
@@ -137,10 +125,10 @@ impl Progress {
 }
 
 impl Provisioner {
-    pub(crate) fn open(parts: Parts) -> anyhow::Result<Arc<Self>> {
-        let path = parts.root.join("functions");
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Arc::new(Self { parts, functions: Mutex::default(), lone: Mutex::default() }))
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let expected = |(id, record)| (id, record, parts.expectations.expect(id));
+        let to_resume = Mutex::new(parts.records.all().map(expected).collect());
+        Arc::new(Self { parts, to_resume, functions: Mutex::default(), lone: Mutex::default() })
     }
 
     /// All functions, by id.
@@ -190,16 +178,6 @@ impl Provisioner {
         document: &Document,
         lazy: bool,
     ) -> Result<Arc<Function>, Error> {
-        self.start_with(reference, document, lazy, None)
-    }
-
-    fn start_with(
-        self: &Arc<Self>,
-        reference: &Reference,
-        document: &Document,
-        lazy: bool,
-        record: Option<&Record>,
-    ) -> Result<Arc<Function>, Error> {
         let manifest = Manifest::parse(document)?;
         if let Manifest::Index(_) = manifest {
             return Err(Error::Invalid(format!("{reference} is an index, not an image")));
@@ -229,9 +207,16 @@ impl Provisioner {
             progress: watch::Sender::new(progress),
             lazy: watch::Sender::new(lazy),
         });
-        functions.insert(id, function.clone());
+        let mut record = self.parts.records.get(id);
+        let earlier = functions.insert(id, function.clone());
         drop(functions);
-        let run = self.clone().run(function.clone(), record.cloned().or_else(|| self.record(id)));
+        // On a full disk its record could not say so.
+        if earlier.is_some_and(|earlier| matches!(earlier.progress.borrow().state, State::Failed(_))) {
+            record.iter_mut().for_each(|record| record.state = RecordState::Failed);
+        }
+        // Others may ask for its blobs as soon as the greeter knows of us.
+        let expectation = self.parts.expectations.expect(id);
+        let run = self.clone().run(function.clone(), record, expectation);
         tokio::spawn(self.parts.stop.clone().run_until_cancelled_owned(run));
         Ok(function)
     }
@@ -243,7 +228,7 @@ impl Provisioner {
         }
         info!(function = %function.reference, "to be provisioned as a whole from now on");
         if let Some(job) = &function.progress.borrow().job {
-            self.save(function, job.stamp(), false);
+            self.save(function, job.stamp(), RecordState::Provisioning);
         }
     }
 
@@ -256,9 +241,9 @@ impl Provisioner {
         }
     }
 
-    async fn run(self: Arc<Self>, function: Arc<Function>, record: Option<Record>) {
-        let was_ready = record.as_ref().is_some_and(|record| record.ready);
-        let result = self.provision(&function, record).await;
+    async fn run(self: Arc<Self>, function: Arc<Function>, record: Option<Record>, expectation: Expectation) {
+        let was_ready = record.as_ref().is_some_and(|record| record.state == RecordState::Ready);
+        let result = self.provision(&function, record, expectation).await;
         let (state, elapsed) = match result {
             Ok(()) => {
                 let elapsed = function.progress.borrow().started.elapsed();
@@ -272,6 +257,9 @@ impl Provisioner {
                 self.parts.metrics.provision_failed();
                 error!(function = %function.reference, %error, "provisioning failed");
                 self.parts.membership.withdraw(function.id).await;
+                if let Some(job) = &function.progress().job {
+                    self.save(&function, job.stamp(), RecordState::Failed);
+                }
                 (State::Failed(error), function.progress.borrow().started.elapsed())
             }
         };
@@ -284,19 +272,22 @@ impl Provisioner {
         });
     }
 
-    async fn provision(&self, function: &Arc<Function>, record: Option<Record>) -> Result<(), String> {
-        let Parts { membership, expectations, .. } = &self.parts;
-        let kept = record.as_ref().map(|record| record.stamp);
-        // Others may ask for its blobs as soon as the greeter knows of us.
-        let expectation = expectations.expect(function.id);
+    async fn provision(
+        &self,
+        function: &Arc<Function>,
+        record: Option<Record>,
+        expectation: Expectation,
+    ) -> Result<(), String> {
+        let membership = &self.parts.membership;
+        let seniority = record.as_ref().map_or(Seniority::New, Record::seniority);
         let opened = self.open_blobs(function).await.map_err(|error| error.to_string())?;
         if !function.is_lazy() {
             self.check_room(&opened)?;
         }
         let whole = opened.iter().all(|blob| blob.is_complete());
-        let stamp = match kept {
-            Some(stamp) if whole => stamp,
-            _ => membership.join(function.id, kept, &[]).await,
+        let stamp = match seniority {
+            Seniority::Kept(stamp) if whole => stamp,
+            _ => membership.join(function.id, seniority, &[]).await,
         };
         expectation.joined(stamp);
         let claim = Claim { function: function.id, stamp };
@@ -307,7 +298,7 @@ impl Provisioner {
             progress.job = Some(job.clone());
         });
         if !whole {
-            self.save(function, stamp, false);
+            self.save(function, stamp, RecordState::Provisioning);
             membership
                 .publish(function.id, Participation { stamp, state: ParticipationState::Provisioning })
                 .await;
@@ -317,7 +308,7 @@ impl Provisioner {
             fetched.map_err(|error| error.to_string())?;
         }
         drop(expectation);
-        self.save(function, stamp, true);
+        self.save(function, stamp, RecordState::Ready);
         membership.publish(function.id, Participation { stamp, state: ParticipationState::Ready }).await;
         tell_finished(function, &job.story());
         Ok(())
@@ -417,41 +408,25 @@ impl Provisioner {
 
     // What is kept over restarts.
 
-    fn record_path(&self, id: FunctionId) -> PathBuf {
-        self.parts.root.join("functions").join(Digest::from(id).hex())
-    }
-
-    fn record(&self, id: FunctionId) -> Option<Record> {
-        serde_json::from_slice(&fs::read(self.record_path(id)).ok()?).ok()
-    }
-
-    fn save(&self, function: &Function, stamp: Stamp, ready: bool) {
-        let record = Record { reference: function.reference.clone(), stamp, ready, lazy: function.is_lazy() };
-        let saved = serde_json::to_vec(&record)
-            .map_err(std::io::Error::other)
-            .and_then(|json| write_whole(&self.record_path(function.id), &json));
-        if let Err(error) = saved {
+    fn save(&self, function: &Function, stamp: Stamp, state: RecordState) {
+        let record = Record { reference: function.reference.clone(), stamp, state, lazy: function.is_lazy() };
+        if let Err(error) = self.parts.records.save(function.id, &record) {
             warn!(function = %function.reference, %error, "cannot keep a function's record; a restart will not know it");
         }
     }
 
     /// Takes up what an earlier run of this node held or was provisioning.
     pub(crate) fn resume(self: &Arc<Self>) {
-        let Ok(entries) = fs::read_dir(self.parts.root.join("functions")) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let id = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<FunctionId>().ok());
-            let Some((id, record)) = id.and_then(|id| Some((id, self.record(id)?))) else { continue };
+        let to_resume = std::mem::take(&mut *self.to_resume.lock());
+        for (id, record, _expectation) in &to_resume {
             let resumed = self
                 .parts
                 .documents
-                .held(&Digest::from(id))
+                .held(&Digest::from(*id))
                 .ok_or_else(|| Error::NotFound("its manifest is gone".to_owned()))
-                .and_then(|document| {
-                    self.start_with(&record.reference, &document, record.lazy, Some(&record))
-                });
+                .and_then(|document| self.start(&record.reference, &document, record.lazy));
             match resumed {
-                Ok(_) => debug!(function = %record.reference, ready = record.ready, "taken up again"),
+                Ok(_) => debug!(function = %record.reference, state = ?record.state, "taken up again"),
                 Err(error) => warn!(function = %record.reference, %error, "cannot be taken up again"),
             }
         }

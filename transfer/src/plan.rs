@@ -49,10 +49,19 @@ const VERDICT_PAUSE: Duration = Duration::from_millis(100);
 /// What went wrong so far while a function's blobs were fetched. Times count from an origin of the caller's.
 #[derive(Debug, Default)]
 pub struct Past {
-    shunned: BTreeMap<NodeId, Duration>,
+    shunned: BTreeMap<NodeId, Shunned>,
     joined_again: bool,
     origin_failures: usize,
     origin_not_before: Duration,
+}
+
+/// A node that is left alone.
+#[derive(Debug)]
+struct Shunned {
+    until: Duration,
+    failure: Failure,
+    /// The incarnation that failed, as far as it was known.
+    incarnation: Option<u64>,
 }
 
 /// What to do next.
@@ -71,11 +80,26 @@ pub enum Step {
 }
 
 impl Past {
-    /// Takes note of a source's failure at `now`.
-    pub fn failed(&mut self, node: &NodeId, failure: Failure, now: Duration) {
+    /// Takes note of the failure at `now` of a source, which had that incarnation when it was asked.
+    pub fn failed(&mut self, node: &NodeId, incarnation: Option<u64>, failure: Failure, now: Duration) {
         let until = now + failure.penalty();
-        let shunned = self.shunned.entry(node.clone()).or_insert(until);
-        *shunned = until.max(*shunned);
+        if self.shunned.get(node).is_none_or(|known| known.until < until) {
+            self.shunned.insert(node.clone(), Shunned { until, failure, incarnation });
+        }
+    }
+
+    /// Forgives those that have restarted since they failed: that they broke off says nothing of what they can do now. What
+    /// they hold is what it was.
+    pub fn forgive_restarted(&mut self, incarnation: impl Fn(&NodeId) -> Option<u64>) {
+        self.shunned.retain(|node, shunned| {
+            let has_restarted = has_restarted(shunned.incarnation, incarnation(node));
+            shunned.failure == Failure::Corrupt || !has_restarted
+        });
+    }
+
+    /// Whether that node had nothing for us when it last failed: for another look no read from the origin is broken off.
+    pub fn had_nothing(&self, node: &NodeId) -> bool {
+        self.shunned.get(node).is_some_and(|shunned| shunned.failure == Failure::NothingForUs)
     }
 
     /// Takes note of a failure of the origin at `now`, after its own retries.
@@ -110,8 +134,13 @@ impl Past {
 
     /// The nodes to do without at `now`.
     pub fn shunned(&self, now: Duration) -> Vec<NodeId> {
-        self.shunned.iter().filter(|(_, until)| **until > now).map(|(node, _)| node.clone()).collect()
+        self.shunned.iter().filter(|(_, shunned)| shunned.until > now).map(|(node, _)| node.clone()).collect()
     }
+}
+
+/// Whether a node whose incarnation was the one is another process by now. What is not known is taken for no.
+pub fn has_restarted(before: Option<u64>, now: Option<u64>) -> bool {
+    before.is_some() && now.is_some() && before != now
 }
 
 /// The next step at `now`. `lineage` is derived without [`Past::shunned`]; `suspects` are members under suspicion;
@@ -136,7 +165,7 @@ pub fn next(lineage: &Lineage, suspects: &[NodeId], past: &Past, has_origin: boo
         return Step::Origin;
     }
     let next_origin = has_origin.then_some(past.origin_not_before);
-    let next_peer = past.shunned.values().copied().filter(|until| *until > now).min();
+    let next_peer = past.shunned.values().map(|shunned| shunned.until).filter(|until| *until > now).min();
     match next_origin.into_iter().chain(next_peer).min() {
         Some(at) => Step::Wait(at.saturating_sub(now).max(Duration::from_millis(100))),
         None => Step::GiveUp,
@@ -185,7 +214,7 @@ mod tests {
     #[test]
     fn who_lost_its_parent_joins_again_before_it_asks_the_origin() {
         let mut past = Past::default();
-        past.failed(&"parent".parse().unwrap(), Failure::Broken, NOW);
+        past.failed(&"parent".parse().unwrap(), None, Failure::Broken, NOW);
         check(&lineage(&[], &[]), &[], &past, &Step::Rejoin);
         past.rejoined();
         check(&lineage(&["brother"], &[]), &[], &past, &Step::Peer(contact("brother")));
@@ -223,7 +252,7 @@ mod tests {
         past.progressed();
         assert_eq!(past.origin_failures, 0);
         let node: NodeId = "slow".parse().unwrap();
-        past.failed(&node, Failure::NothingForUs, NOW);
+        past.failed(&node, None, Failure::NothingForUs, NOW);
         assert_eq!(past.shunned(NOW), [node]);
         assert!(past.shunned(NOW + Duration::from_secs(3)).is_empty());
     }
@@ -231,5 +260,23 @@ mod tests {
     #[test]
     fn with_no_origin_and_nobody_to_ask_it_gives_up() {
         assert_eq!(next(&lineage(&[], &[]), &[], &Past::default(), false, NOW), Step::GiveUp);
+    }
+
+    #[test]
+    fn who_has_restarted_is_asked_again_at_once_unless_it_lied() {
+        for (failure, before, now, shunned) in [
+            (Failure::Broken, Some(1), Some(2), false),
+            (Failure::Leaving, Some(1), Some(2), false),
+            (Failure::Corrupt, Some(1), Some(2), true),
+            (Failure::Broken, Some(1), Some(1), true),
+            // Gone, or not known when it failed.
+            (Failure::Broken, Some(1), None, true),
+            (Failure::Broken, None, Some(1), true),
+        ] {
+            let mut past = Past::default();
+            past.failed(&"parent".parse().unwrap(), before, failure, NOW);
+            past.forgive_restarted(|_| now);
+            assert_eq!(!past.shunned(NOW).is_empty(), shunned, "{failure:?} {before:?} {now:?}");
+        }
     }
 }

@@ -136,7 +136,8 @@ async fn refuse_all(mut control: Incoming) {
 
 #[tokio::test(start_paused = true)]
 async fn a_node_that_is_turned_away_for_its_version_says_what_to_do() {
-    let upgrade = "the cluster speaks protocol 2, this node 1; upgrade the older one";
+    let (ours, theirs) = (PROTOCOL_VERSION + 1, PROTOCOL_VERSION);
+    let upgrade = format!("the cluster speaks protocol {ours}, this node {theirs}; upgrade the older one");
     let mut cluster = Cluster::empty();
     let seed = addr(9).to_string();
     // The seed may come up before the node, or after.

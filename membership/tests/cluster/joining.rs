@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use membership::view::{Participation, ParticipationState};
-use membership::{Membership, NodeId, Stamp, rendezvous};
+use membership::{Membership, NodeId, Seniority, Stamp, rendezvous};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, FUNCTION, id, seconds, time_passes};
 
 pub(crate) async fn all_join(cluster: &Cluster) -> Vec<Stamp> {
-    join_all(cluster.nodes().map(|node| node.join(FUNCTION, None, &[]))).await
+    join_all(cluster.nodes().map(|node| node.join(FUNCTION, Seniority::New, &[]))).await
 }
 
 pub(crate) async fn publish_all(cluster: &Cluster) {
@@ -87,7 +87,7 @@ async fn greeters_that_are_dead_cost_a_bounded_moment() {
         }
         let others: Vec<_> = order[2..].iter().map(|&i| cluster.node(i)).collect();
         let started = Instant::now();
-        join_all(others.iter().map(|node| node.join(FUNCTION, None, &[]))).await;
+        join_all(others.iter().map(|node| node.join(FUNCTION, Seniority::New, &[]))).await;
         println!("{dead} dead greeters (refusing: {refusing}): joined after {:?}", started.elapsed());
         assert!(started.elapsed() <= bound, "{:?}", started.elapsed());
         assert_eq!(roots(others.into_iter()).len(), expected_roots, "{dead} dead, refusing: {refusing}");
@@ -98,10 +98,10 @@ async fn greeters_that_are_dead_cost_a_bounded_moment() {
 async fn the_second_greeter_knows_whom_the_first_has_greeted() {
     let mut cluster = Cluster::of(10).await;
     let order = greeters(&cluster);
-    let early = cluster.node(order[2]).join(FUNCTION, None, &[]).await;
+    let early = cluster.node(order[2]).join(FUNCTION, Seniority::New, &[]).await;
     time_passes(Duration::from_millis(20)).await;
     cluster.kill(order[0]);
-    let late = cluster.node(order[3]).join(FUNCTION, None, &[]).await;
+    let late = cluster.node(order[3]).join(FUNCTION, Seniority::New, &[]).await;
     assert!(early < late);
     let ancestors = cluster.node(order[3]).lineage(&FUNCTION, &[]).ancestors;
     assert_eq!(ancestors[0].node, id(order[2]));
@@ -118,7 +118,7 @@ async fn who_joins_again_without_its_dead_parent_gets_another_and_keeps_its_stam
         cluster.node(orphan).participants(&FUNCTION).into_iter().find(|c| c.node == id(orphan)).unwrap();
     cluster.crash((0..16).find(|&i| id(i) == parent).unwrap());
     let orphan = cluster.node(orphan);
-    let stamp = orphan.join(FUNCTION, None, std::slice::from_ref(&parent)).await;
+    let stamp = orphan.join(FUNCTION, Seniority::New, std::slice::from_ref(&parent)).await;
     assert_eq!(stamp, own.stamp);
     let after = orphan.lineage(&FUNCTION, std::slice::from_ref(&parent)).ancestors;
     assert!(!after.is_empty() && after.iter().all(|ancestor| ancestor.node != parent), "{after:?}");
@@ -135,9 +135,25 @@ async fn a_stamp_that_was_kept_is_kept() {
     all_join(&cluster).await;
     let kept = Stamp { wall_ms: 1_600_000_000_000, logical: 3 };
     let senior = cluster.node(6);
-    assert_eq!(senior.join(FUNCTION, Some(kept), &[]).await, kept);
+    assert_eq!(senior.join(FUNCTION, Seniority::Kept(kept), &[]).await, kept);
     // It is the most senior by far, for whoever joins from now on.
     let later = cluster.node(2);
-    later.join(FUNCTION, None, &[]).await;
+    later.join(FUNCTION, Seniority::New, &[]).await;
     assert_eq!(later.lineage(&FUNCTION, &[]).ancestors.last().unwrap().node, id(6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_gave_up_comes_back_as_the_last() {
+    let cluster = Cluster::of(8).await;
+    let stamps = all_join(&cluster).await;
+    let root = (0..8).min_by_key(|&i| stamps[i]).unwrap();
+    for (node, &stamp) in cluster.nodes().zip(&stamps) {
+        node.publish(FUNCTION, Participation { stamp, state: ParticipationState::Provisioning }).await;
+    }
+    let node = cluster.node(root);
+    node.withdraw(FUNCTION).await;
+    // At once, while the others still take it for the root.
+    let again = node.join(FUNCTION, Seniority::GivenUp(stamps[root]), &[]).await;
+    assert!(stamps.iter().all(|stamp| *stamp < again), "{again} is not after {stamps:?}");
+    assert!(!node.lineage(&FUNCTION, &[]).ancestors.is_empty());
 }

@@ -22,8 +22,8 @@ pub struct Record {
     pub machine: Machine,
     /// The bytes of the image, configuration and layers together.
     pub image_bytes: u64,
-    /// The physical limit: the image over the slowest link that everybody has to receive it through. None where links are as fast as the
-    /// machine.
+    /// The physical limit: the image over the slowest link that an ordinary node, one of the first group, has to receive it through. None
+    /// where links are as fast as the machine.
     pub ideal_seconds: Option<f64>,
     /// From the first event to when the last live node that was asked had the image.
     pub seconds: f64,

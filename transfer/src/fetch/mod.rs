@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use membership::greeter::Lineage;
 use membership::link::Link;
-use membership::view::MemberState;
-use membership::{FunctionId, Membership, NodeId, Stamp};
+use membership::view::{MemberState, View};
+use membership::{FunctionId, Membership, NodeId, Seniority, Stamp};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
@@ -203,11 +203,14 @@ impl Job {
             }
             let left = match self.plan(wrong_wholes > 0) {
                 Step::Peer(contact) => self.fetch_from(&contact, &mut goal).await,
-                Step::Origin => self.fetch_from_origin(&goal).await,
+                Step::Origin => tokio::select! {
+                    left = self.fetch_from_origin(&goal) => left,
+                    () = self.better_than_origin(), if wrong_wholes == 0 => Ok(None),
+                },
                 Step::Rejoin => {
                     let avoid = self.past.lock().shunned(self.started.elapsed());
                     let (membership, Claim { function, stamp }) = (&self.fetcher.membership, self.claim);
-                    membership.join(function, Some(stamp), &avoid).await;
+                    membership.join(function, Seniority::Kept(stamp), &avoid).await;
                     // Not before: other blobs of this function would go to the origin meanwhile.
                     self.past.lock().rejoined();
                     Ok(None)
@@ -235,7 +238,8 @@ impl Job {
     /// The next step; after the peers' bytes have turned out wrong as a whole, from the origin if there is one.
     fn plan(&self, distrust_peers: bool) -> Step {
         let now = self.started.elapsed();
-        let past = self.past.lock();
+        let mut past = self.past.lock();
+        past.forgive_restarted(|node| self.incarnation(node));
         let lineage = if distrust_peers && self.origin.is_some() {
             Lineage::default()
         } else {
@@ -249,6 +253,36 @@ impl Job {
         let suspects: Vec<NodeId> =
             contacts.map(|contact| contact.node.clone()).filter(|node| suspect(node)).collect();
         plan::next(&lineage, &suspects, &past, self.origin.is_some(), now)
+    }
+
+    /// Waits until somebody can be asked who was not there when the origin was turned to: a parent that has restarted, or was
+    /// on the other side of a partition.
+    async fn better_than_origin(&self) {
+        let mut view = self.fetcher.membership.view();
+        // Without a sender nothing changes any more.
+        while view.changed().await.is_ok() {
+            if let Step::Peer(contact) = self.plan(false)
+                && !self.past.lock().had_nothing(&contact.node)
+            {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Which incarnation of a node is known to live.
+    fn incarnation(&self, node: &NodeId) -> Option<u64> {
+        self.fetcher.membership.view().borrow().get(node).map(|member| member.incarnation)
+    }
+
+    /// Waits until a node that had that incarnation is known to have another.
+    async fn restarted(&self, node: &NodeId, before: Option<u64>) {
+        let mut view = self.fetcher.membership.view();
+        let is_another =
+            |view: &Arc<View>| plan::has_restarted(before, view.get(node).map(|member| member.incarnation));
+        if view.wait_for(is_another).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn received(&self, source: &Source, bytes: u64, put: Put) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream as Sequence, StreamExt, stream};
+use futures_util::{FutureExt, Stream as Sequence, StreamExt, stream};
 use membership::codec::{read_frame, write_frame};
 use membership::link::{Peer, Protocol, Stream};
 use membership::view::Contact;
@@ -53,8 +53,12 @@ impl Job {
         let (node, blob) = (&contact.node, goal.blob);
         debug!(%node, blob = %blob.digest(), "fetching from a peer");
         let mut asked = Asked::nothing(blob);
+        let incarnation = self.incarnation(node);
         let left = match self.open(contact, asked.news(goal), blob).await {
-            Ok(stream) => self.take_blocks(stream, contact, goal, asked).await?,
+            Ok(stream) => {
+                let restarted = self.restarted(node, incarnation);
+                self.take_blocks(stream, contact, restarted, goal, asked).await?
+            }
             Err(reason) => Left::Failed(Failure::Broken, reason),
         };
         let Left::Failed(failure, reason) = left else { return Ok(None) };
@@ -65,7 +69,7 @@ impl Job {
         if failure == Failure::Broken {
             self.fetcher.membership.suspect(node);
         }
-        self.past.lock().failed(node, failure, self.started.elapsed());
+        self.past.lock().failed(node, incarnation, failure, self.started.elapsed());
         Ok(Some(format!("{node}: {reason}")))
     }
 
@@ -89,10 +93,12 @@ impl Job {
         &self,
         stream: Stream,
         contact: &Contact,
+        restarted: impl Future<Output = ()>,
         goal: &mut Goal<'_>,
         mut asked: Asked,
     ) -> Result<Left, BlobError> {
         let Stream { mut send, recv, .. } = stream;
+        let mut restarted = pin!(restarted.fuse());
         let mut frames = pin!(frames(recv, goal.blob.size()));
         let (mut last_block, mut listens) = (Instant::now(), true);
         let broken = |reason: String| Ok(Left::Failed(Failure::Broken, reason));
@@ -106,6 +112,11 @@ impl Job {
                         debug!(node = %contact.node, %error, "a source does not take what it is told");
                         listens = false;
                     }
+                    continue;
+                }
+                () = &mut restarted => {
+                    // Whatever it is told now, it answers that it knows nothing of this connection. Else it would just be silent.
+                    let _ = say(&mut send, &Want::default()).await;
                     continue;
                 }
             };

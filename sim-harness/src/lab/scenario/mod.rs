@@ -19,6 +19,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("cold-join", include_str!("../../../scenarios/cold-join.toml")),
     ("rolling-churn", include_str!("../../../scenarios/rolling-churn.toml")),
     ("root-dies", include_str!("../../../scenarios/root-dies.toml")),
+    ("root-restarts", include_str!("../../../scenarios/root-restarts.toml")),
     ("partition-heal", include_str!("../../../scenarios/partition-heal.toml")),
     ("slow-node", include_str!("../../../scenarios/slow-node.toml")),
     ("origin-outage", include_str!("../../../scenarios/origin-outage.toml")),
@@ -98,7 +99,7 @@ impl Scenario {
     /// Whether any link is to delay what passes it, now or later.
     pub fn has_delays(&self) -> bool {
         let shaped = self.events.iter().filter_map(|event| match &event.action {
-            Action::Shape(_, link) => Some(link),
+            Action::Shape(_, link) | Action::ShapeZone(_, link) => Some(link),
             _ => None,
         });
         let links =
