@@ -1,22 +1,17 @@
-//! The lab tested by itself, without a node: wires that come and go, rates, delays, losses, zones, cuts, disks, a registry that counts,
-//! images.
-
-#![allow(clippy::unwrap_used, reason = "a test panics when something is not as it should be")]
+//! What scenarios are built of, without a node: wires that come and go, rates, delays, losses, zones, cuts, disks, a registry that
+//! counts, images.
 
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use faasnet_sim::lab::image::{Image, digest_of};
 use faasnet_sim::lab::netns::{DelayBy, Host, Link, Network, Rate, at};
-use faasnet_sim::lab::play::play;
 use faasnet_sim::lab::process::{run, wait_until};
 use faasnet_sim::lab::registry::Registry;
-use faasnet_sim::lab::scenario::{Scenario, file};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -96,7 +91,7 @@ fn a_victim_to_be_killed() {
 #[ignore = "needs root and network namespaces; .ci/run runs it"]
 fn a_network_goes_when_its_owner_is_killed() {
     let mut victim = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "a_victim_to_be_killed", "--nocapture"])
+        .args(["--ignored", "--exact", "network::a_victim_to_be_killed", "--nocapture"])
         .env("FAASNET_LAB_VICTIM", "1")
         .stdout(Stdio::piped())
         .spawn()
@@ -393,45 +388,4 @@ fn pull(host: &Host, reference: &str, destination: &str) {
     let source = format!("docker://{reference}");
     let options = ["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--src-tls-verify=false"];
     run(host.command("skopeo").args(options).args([&source, destination])).unwrap();
-}
-
-/// A burst of eight, one of which may be killed.
-fn burst_of_eight(event: &str) -> Scenario {
-    let text = format!(
-        r#"
-        about = "A node of a burst is killed."
-        image = ["32 MiB", "16 MiB"]
-        origin = {{ rate = "100 Mbit/s" }}
-        [[nodes]]
-        count = 8
-        link = {{ rate = "100 Mbit/s" }}
-        [[event]]
-        pull = ["all"]
-        {event}
-        [bounds]
-        origin-egress = 2.1
-        "#
-    );
-    file::read("kill-any", &text).unwrap()
-}
-
-#[test]
-#[ignore = "needs root, network namespaces and the release binary, and takes minutes; .ci/run runs it"]
-fn whichever_node_dies_at_whatever_moment_the_others_finish_in_less_than_twice_the_time() {
-    let never = Arc::default();
-    let undisturbed = play(&burst_of_eight(""), 0, &never).unwrap();
-    assert!(undisturbed.passed(), "{:?}", undisturbed.checks);
-    for moment in 0..20 {
-        // Spread over the whole burst; which node it is, the seed decides.
-        let event = format!("[[event]]\nat = \"{}%\"\nkill = [\"random\"]", 2 + 5 * moment);
-        let record = play(&burst_of_eight(&event), moment, &never).unwrap();
-        eprintln!("{event}: {:.1} s of {:.1} s", record.seconds, undisturbed.seconds);
-        assert!(record.passed(), "{event}: {:?}", record.checks);
-        assert_eq!(
-            record.nodes.iter().filter(|node| node.finished.is_some() && node.alive).count(),
-            7,
-            "{event}"
-        );
-        assert!(record.seconds <= 2.0 * undisturbed.seconds, "{event}: {} s", record.seconds);
-    }
 }
