@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -62,18 +62,17 @@ impl Stage {
     pub(crate) fn start(&self) -> Running {
         let flags = "node --config faasnet.toml --data data --listen 127.0.0.1:0 --http 127.0.0.1:0";
         let mut child = self.command(&flags.split(' ').collect::<Vec<_>>(), &[]).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, kept) = (child.stderr.take().unwrap(), log.clone());
+        let (stderr, (lines, log)) = (child.stderr.take().unwrap(), channel());
         thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                *kept.lock().unwrap() += &(line + "\n");
-            }
+            // Until it ends, or nobody listens any more.
+            let mut read = BufReader::new(stderr).lines().map_while(Result::ok);
+            read.all(|line| lines.send(line + "\n").is_ok())
         });
         let mut greeting = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut greeting).unwrap();
         let address = greeting.trim().rsplit_once("http://").map(|(_, address)| address.parse());
-        let Some(Ok(http)) = address else { panic!("{greeting}{}", log.lock().unwrap()) };
-        Running { child, http, log, read: 0 }
+        let Some(Ok(http)) = address else { panic!("{greeting}{}", log.iter().collect::<String>()) };
+        Running { child, http, log, unread: String::new() }
     }
 }
 
@@ -81,8 +80,9 @@ impl Stage {
 pub(crate) struct Running {
     child: Child,
     http: SocketAddr,
-    log: Arc<Mutex<String>>,
-    read: usize,
+    log: Receiver<String>,
+    /// What it has logged that no test has asked for yet.
+    unread: String,
 }
 
 impl Running {
@@ -94,14 +94,14 @@ impl Running {
     pub(crate) fn log_until(&mut self, text: &str) -> String {
         let end = Instant::now() + LIMIT;
         loop {
-            let log = self.log.lock().unwrap().clone();
-            if let Some(at) = log[self.read..].find(text) {
-                let from = self.read;
-                self.read += at + text.len();
-                return log[from..self.read].to_owned();
+            if let Some(at) = self.unread.find(text) {
+                let rest = self.unread.split_off(at + text.len());
+                return std::mem::replace(&mut self.unread, rest);
             }
-            assert!(Instant::now() < end, "{text:?} was not logged, but\n{}", &log[self.read..]);
-            thread::sleep(Duration::from_millis(10));
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.unread += &line,
+                Err(error) => panic!("{text:?} was not logged ({error}), but\n{}", self.unread),
+            }
         }
     }
 
@@ -119,13 +119,14 @@ impl Running {
     pub(crate) fn stop(mut self) -> Option<i32> {
         self.signal(Signal::TERM);
         let end = Instant::now() + LIMIT;
-        while Instant::now() < end {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
+        // Its log ends when it does.
+        loop {
+            match self.log.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.child.wait().unwrap().code(),
+                Err(RecvTimeoutError::Timeout) => panic!("the node did not end"),
             }
-            thread::sleep(Duration::from_millis(10));
         }
-        panic!("the node did not end");
     }
 }
 
